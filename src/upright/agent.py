@@ -1,0 +1,218 @@
+"""What a user holds in the hand: act, predict, evaluate, save and load."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+import upright
+from upright import evaluate as evaluation
+from upright.config import Config
+from upright.envs import EnvironmentSource, describe, portable_name
+from upright.errors import EnvironmentFault, RunError, UprightError
+from upright.learners import Learner, Problem, make_learner
+from upright.spaces import Actions, Observations, from_dict, to_dict
+
+POLICY_SCHEMA = 1
+
+
+class Agent:
+    """A policy: a learner with the spaces that it sees and acts in.
+
+    config: the settings it learns or learned with · learner: holds the parameters
+    observations, actions: how the environment's spaces become the learner's arrays
+    source: the environment's id or callable; None for a loaded policy whose environment only its maker can name
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        observations: Observations,
+        actions: Actions,
+        source: EnvironmentSource | None,
+        seed: int = 0,
+        network: Any = None,
+    ) -> None:
+        self.config, self.observations, self.actions, self.source = config, observations, actions, source
+        problem = Problem(observations.shape, observations.is_image, actions.n)
+        self.learner: Learner = make_learner(config, problem, seed, network)
+        self.random = np.random.default_rng(seed)
+        self._has_own_network = network is not None
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The environment's observation space, as `predict` takes it."""
+        return self.observations.space
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The environment's action space, after its wrappers (`discretize` is one), as `predict` answers in it."""
+        return self.actions.space
+
+    def act(
+        self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator
+    ) -> np.ndarray:
+        """ε-greedy action numbers `[E]` for encoded observations `[E, *shape]`, among those that `mask [E, A]` allows."""
+        explore = random.random(len(obs)) < epsilon
+        if explore.all():
+            return self._random_actions(mask, len(obs), random)
+        actions = _greedy(self.learner.q_values(obs, explore=True), mask)
+        if explore.any():
+            actions = np.where(explore, self._random_actions(mask, len(obs), random), actions)
+        return actions
+
+    def greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """argmax_a Q(s, a) over the allowed actions: encoded observations `[E, *shape]` → action numbers `[E]`."""
+        return _greedy(self.learner.q_values(obs), mask)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """The action for one observation, or the actions for a batch, with SB3's signature.
+
+        observation: of the environment's own space, single or batched as Gymnasium's and SB3's vectors do
+        state, episode_start: taken for compatibility; a policy without memory returns the state as it came
+        deterministic: False explores as at the end of training: with exploration_final_eps, or noisy layers
+        action_masks: allowed actions, `[A]` or `[B, A]` (sb3-contrib's name)
+
+        Returns (action, state), the action in the environment's own action space. Raises ValueError for an
+        observation that does not fit.
+        """
+        obs, single = self.observations.encode_any(observation)
+        mask = None
+        if action_masks is not None:
+            rows = [action_masks] if single else action_masks
+            mask = np.stack([self.actions.mask(row) for row in rows])
+        if deterministic:
+            number = self.greedy(obs, mask)
+        else:
+            number = self.act(obs, mask, self.config.exploration_final_eps, self.random)
+        action = self.actions.decode_batch(number)
+        return (action[0] if single else action), state
+
+    def q_values(self, observation: Any) -> np.ndarray:
+        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`."""
+        obs, single = self.observations.encode_any(observation)
+        q = self.learner.q_values(obs)
+        return q[0] if single else q
+
+    def evaluate(
+        self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
+    ) -> evaluation.Evaluation:
+        """Greedy episodes on fresh environments (see `upright.evaluate.evaluate`)."""
+        source = self.source if env is None else env
+        if source is None:
+            raise EnvironmentFault(
+                "This policy was trained on an environment made by a Python callable, which no file can name; "
+                "give it again: agent.evaluate(env=...)."
+            )
+        return evaluation.evaluate(self.greedy, source, self.config, episodes, seed)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
+        from safetensors.numpy import save
+
+        folder = Path(folder)
+        description = {
+            "schema": POLICY_SCHEMA,
+            "upright": upright.__version__,
+            "env": None if self.source is None else portable_name(self.source),
+            "observation_space": to_dict(self.observation_space),
+            "action_space": to_dict(self.action_space),
+            "own_network": self._has_own_network,
+            "config": self.config.to_dict(),
+        }
+        try:
+            text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"The policy cannot be saved: a setting is no JSON value ({error}).") from error
+        write_atomically(folder / "policy.safetensors", save(self.learner.parameters()))
+        write_atomically(folder / "policy.json", text.encode())
+        return folder
+
+    def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
+        if mask is None:
+            return random.integers(self.actions.n, size=count)
+        # The k-th allowed action, k uniform: the first place where the running count of allowed ones passes k.
+        chosen = random.integers(mask.sum(axis=1))
+        return (mask.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+
+
+def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    return (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
+
+
+def load(folder: str | os.PathLike[str], network: Any = None, device: str | None = None) -> Agent:
+    """The Agent that `save` wrote, from a policy's folder or from the folder of its run.
+
+    network: the module or factory again, if the policy was trained with one of the user's own
+    device: where to compute, instead of where it was trained
+    Raises RunError when the folder holds no whole policy.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as load_tensors
+
+    folder = Path(folder)
+    if (folder / "policy").is_dir():
+        folder /= "policy"
+    try:
+        description = json.loads((folder / "policy.json").read_bytes())
+        parameters = load_tensors((folder / "policy.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(
+            f"There is no policy in {folder}: {Path(error.filename).name} is missing; give the folder of a run."
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"The policy in {folder} cannot be read: {error}.") from error
+    if not isinstance(description, Mapping) or description.get("schema") != POLICY_SCHEMA:
+        raise RunError(
+            f"The policy in {folder} is not of schema {POLICY_SCHEMA}, the one that upright {upright.__version__} reads."
+        )
+    try:
+        config = Config.from_dict(description["config"])
+        observations = Observations(from_dict(description["observation_space"]))
+        actions = Actions(from_dict(description["action_space"]))
+        source, own_network = description["env"], description["own_network"]
+    except (KeyError, TypeError, ValueError, AttributeError, UprightError) as error:
+        raise RunError(f"{folder / 'policy.json'} does not describe a policy: {error}.") from error
+    if own_network and network is None:
+        raise RunError(f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...).")
+    if device is not None:
+        config = config.override(device=device)
+    agent = Agent(config, observations, actions, source, network=network)
+    try:
+        agent.learner.load_parameters(parameters)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise RunError(
+            f"The parameters in {folder / 'policy.safetensors'} do not fit its policy.json: {str(error).splitlines()[0]}"
+        ) from error
+    return agent
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it, so that no reader ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
+
+
+__all__ = ["Agent", "describe", "load", "write_atomically"]

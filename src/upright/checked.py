@@ -1,0 +1,89 @@
+"""A dataclass that checks the type and range of each of its fields when it is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from upright.errors import SettingError
+
+
+class Checked:
+    """Derive a frozen dataclass from it: a value of another type, or outside its interval in `_ranges`, is refused.
+
+    Intervals are written as in the fields' texts: "[0, 1)". None, where a field may be None, lies in all of them.
+    """
+
+    _ranges: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for name, annotation in _annotations(type(self)).items():
+            value = _conform(getattr(self, name), annotation)
+            if value is _REFUSED:
+                raise SettingError(
+                    f"{name} is {getattr(self, name)!r}, but it has to be {_describe(annotation)}."
+                )
+            object.__setattr__(self, name, value)
+        for name, interval in self._ranges.items():
+            value = getattr(self, name)
+            if value is not None and not all(
+                _inside(each, interval) for each in (value if isinstance(value, tuple) else (value,))
+            ):
+                raise SettingError(f"{name} is {value!r}, but it has to lie in {interval}.")
+
+
+_REFUSED = object()
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+
+
+def _conform(value: Any, annotation: Any) -> Any:
+    """The value as the annotation's type (an int where a float is due, a list where a tuple is), or _REFUSED."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            conformed = _conform(value, option)
+            if conformed is not _REFUSED:
+                return conformed
+        return _REFUSED
+    if origin is Literal:
+        return value if value in typing.get_args(annotation) else _REFUSED
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return _REFUSED
+        items = tuple(_conform(item, typing.get_args(annotation)[0]) for item in value)
+        return _REFUSED if _REFUSED in items else items
+    if origin is not None and issubclass(origin, Mapping):
+        return value if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) else _REFUSED
+    if isinstance(value, bool) and annotation is not bool:
+        return _REFUSED
+    if annotation is float and isinstance(value, int):
+        return float(value)
+    return value if isinstance(value, annotation) else _REFUSED
+
+
+def _describe(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(annotation))
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in typing.get_args(annotation))
+    if origin is tuple:
+        return f"a list of {_describe(typing.get_args(annotation)[0])}s"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    if annotation in names:
+        return names[annotation]
+    return "a mapping with text keys" if origin is not None else f"{annotation.__name__}(…)"
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return above and below

@@ -1,0 +1,94 @@
+"""The class for a notebook: an environment and settings in, a trained agent out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upright.config import Config
+from upright.envs import EnvironmentSource
+from upright.errors import SettingError
+from upright.evaluate import Evaluation
+from upright.metrics import Terminal
+from upright.presets import preset as find_preset
+from upright.run import Run
+from upright.train import train
+
+
+class DQN:
+    """An agent of the DQN family on one environment.
+
+        agent = upright.DQN("CartPole-v1").learn(50_000)
+        agent.evaluate(episodes=100).mean
+        action, _ = agent.predict(observation)
+
+    env: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment
+    preset: a name in `upright.PRESETS`, or a Config · settings: any field of `upright.Config`, over the preset's
+    network: an `nn.Module`, or a factory of one, instead of the settings' (see `TorchLearner`)
+    folder: where to keep metrics and policy; None keeps nothing
+    Raises SettingError, SpaceError or EnvironmentFault, each one sentence with the mend.
+    """
+
+    def __init__(
+        self,
+        env: EnvironmentSource,
+        *,
+        preset: str | Config = "default",
+        seed: int = 0,
+        network: Any = None,
+        folder: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(env, str) and env.endswith("Policy"):
+            raise SettingError(
+                f"{env!r} is no environment: upright chooses the network by the observations; DQN(env, net_arch=...)."
+            )
+        config = preset if isinstance(preset, Config) else find_preset(preset)
+        self.run = Run(env, config.override(**settings), seed, None if folder is None else Path(folder), network)
+        self.agent = self.run.agent
+
+    @property
+    def config(self) -> Config:
+        """Every setting, resolved."""
+        return self.run.config
+
+    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False) -> DQN:
+        """Train for that many steps, or for the setting's; called again, for as many more."""
+        more = self.config.total_timesteps if total_timesteps is None else total_timesteps
+        self.run.extend(self.run.step + more)
+        terminal = None
+        if progress_bar:
+            from rich.console import Console
+
+            terminal = Terminal(Console(), self.config.total_timesteps, self.run.name)
+        try:
+            for progress in train(self.run):
+                if terminal is not None:
+                    terminal.write(progress)
+        finally:
+            if terminal is not None:
+                terminal.close()
+            self.run.save()
+        return self
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """See `Agent.predict`."""
+        return self.agent.predict(observation, state, episode_start, deterministic, action_masks)
+
+    def evaluate(self, episodes: int = 100, seed: int = 0) -> Evaluation:
+        """Greedy episodes on fresh environments; see `Agent.evaluate`."""
+        return self.agent.evaluate(episodes, seed)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the policy for `upright.load`; see `Agent.save`."""
+        return self.agent.save(folder)

@@ -1,0 +1,480 @@
+"""Environments as the learner sees them. The only home of autoreset, truncation and episode seeds.
+
+`make` builds one Gymnasium environment from an id or a callable and the settings. `Environment` wraps it:
+encoded observations in, numbered actions out, every episode with a seed of its own, and every fault named
+where it happens. A vector (`InProcess`, or `Vectorised` over Gymnasium's) steps several of them side by side and
+answers with an `Outcome`, in which no autoreset is left to think about.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import multiprocessing
+import numbers
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+
+from upright.config import Config
+from upright.errors import EnvironmentFault, SettingError, UprightError, did_you_mean
+from upright.spaces import Actions, Observations, undiscretizable
+
+DEFAULT_TIME_LIMIT = 1_000
+
+# What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment.
+EnvironmentSource = str | Callable[..., gymnasium.Env[Any, Any]]
+
+
+def make(
+    source: EnvironmentSource, config: Config, render_mode: str | None = None
+) -> tuple[gymnasium.Env[Any, Any], list[str]]:
+    """The environment with its wrappers, and what the user should be told about it.
+
+    Raises EnvironmentFault when it cannot be made, and SettingError for a wrapper that does not exist.
+    """
+    name = describe(source)
+    notices = []
+    arguments = dict(config.env_kwargs)
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
+    with _quiet(), _construction(source, name, config):
+        if isinstance(source, str):
+            env, newer = _make_by_name(source, arguments, config.max_episode_steps)
+            if newer:
+                notices.append(f"{source} is out of date: {newer} succeeds it.")
+        else:
+            env = source(**arguments)
+        if not isinstance(env, gymnasium.Env):
+            kind = "a vector of environments" if isinstance(env, VectorEnv) else f"a {type(env).__name__}"
+            raise EnvironmentFault(
+                f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
+            )
+        if not _is_limited(env):
+            limit = config.max_episode_steps or DEFAULT_TIME_LIMIT
+            env = gymnasium.wrappers.TimeLimit(env, limit)
+            if config.max_episode_steps is None:
+                notices.append(
+                    f"{name} has no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps)."
+                )
+        for wrapper in config.wrapper:
+            env = _wrapper(wrapper)(env)
+        if config.discretize is not None:
+            env = _discretize(env, name, config.discretize)
+    return env, notices
+
+
+def describe(source: EnvironmentSource) -> str:
+    """The name under which messages and folders speak of an environment."""
+    if isinstance(source, str):
+        return source
+    return str(getattr(source, "__name__", type(source).__name__))
+
+
+def portable_name(source: EnvironmentSource) -> str | None:
+    """The text that makes the same environment in another process, or None when only this process can."""
+    if isinstance(source, str):
+        return source
+    module, name = getattr(source, "__module__", None), getattr(source, "__qualname__", "")
+    if not (isinstance(source, type) and module and module != "__main__" and name.isidentifier()):
+        return None
+    return f"{module}:{name}"
+
+
+def _make_by_name(
+    source: str, arguments: dict[str, Any], max_episode_steps: int | None
+) -> tuple[gymnasium.Env[Any, Any], str | None]:
+    module, _, name = source.rpartition(":")
+    if module:
+        imported = importlib.import_module(module)
+        if name not in gymnasium.registry:
+            cls = getattr(imported, name, None)
+            if isinstance(cls, type) and issubclass(cls, gymnasium.Env):
+                return cls(**arguments), None
+            classes = [each for each in vars(imported) if _is_environment_class(vars(imported)[each])]
+            raise EnvironmentFault(
+                f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
+                f"from gymnasium.Env.{did_you_mean(name, [*gymnasium.registry, *classes])}"
+            )
+    # The checker is left out because Environment below checks every step itself.
+    env = gymnasium.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **arguments)
+    newest = successor(name)
+    return env, newest if newest != name else None
+
+
+def successor(name: str) -> str | None:
+    """The newest registered version of an id's name, which may be the id itself; None when there is none."""
+    match = re.fullmatch(r"(.+)-v(\d+)", name)
+    stem = match[1] if match else name
+    versions = [
+        int(found[1])
+        for each in gymnasium.registry
+        if (found := re.fullmatch(re.escape(stem) + r"-v(\d+)", each)) is not None
+    ]
+    return f"{stem}-v{max(versions)}" if versions else None
+
+
+def _is_environment_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+
+
+def _is_limited(env: gymnasium.Env[Any, Any]) -> bool:
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, gymnasium.wrappers.TimeLimit):
+            return True
+        layer = layer.env
+    return False
+
+
+def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
+    module, _, attribute = name.rpartition(":")
+    try:
+        home = importlib.import_module(module or "gymnasium.wrappers")
+    except ImportError as error:
+        raise SettingError(f"The wrapper {name!r} cannot be imported: {error}.") from error
+    found = getattr(home, attribute, None)
+    if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
+        known = [each for each in dir(home) if isinstance(getattr(home, each, None), type)]
+        raise SettingError(
+            f"There is no wrapper {attribute!r} in {home.__name__}.{did_you_mean(attribute, known)} "
+            "A wrapper is a class derived from gymnasium.Wrapper, written module:Class."
+        )
+    return found
+
+
+def _discretize(env: gymnasium.Env[Any, Any], name: str, bins: int) -> gymnasium.Env[Any, Any]:
+    if not isinstance(env.action_space, spaces.Box):
+        raise SettingError(f"discretize cuts continuous actions into bins, but {name} has {env.action_space}; leave it out.")
+    problem = undiscretizable(env.action_space)
+    if problem:
+        raise SettingError(f"discretize cannot be used on {name}: its action space {env.action_space} is continuous, and {problem}.")
+    dimensions = math.prod(env.action_space.shape)
+    # As a MultiDiscrete, so that one place, Actions, knows the joint table and its limit.
+    return gymnasium.wrappers.DiscretizeAction(env, bins, multidiscrete=dimensions > 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Gymnasium's warnings about versions and workers, which upright says in its own sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")
+        warnings.filterwarnings("ignore", message=r".*(WARN|ERROR): ")
+        yield
+
+
+@contextmanager
+def _construction(source: EnvironmentSource, name: str, config: Config) -> Iterator[None]:
+    """Turn whatever making an environment raises into one sentence."""
+    try:
+        yield
+    except UprightError:
+        raise
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise EnvironmentFault(f"{name} needs a package that is not installed: {_first_line(error)}") from error
+    except gymnasium.error.UnregisteredEnv as error:
+        raise EnvironmentFault(unknown_environment(name)) from error
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            f"{name} needs the module {error.name!r}, which cannot be imported here: install it, or check the spelling."
+        ) from error
+    except ImportError as error:
+        newest = successor(name)
+        instead = f" {newest} succeeds it." if newest and newest != name else ""
+        raise EnvironmentFault(f"{name} cannot be made:{instead} Gymnasium says: {_first_line(error)}") from error
+    except Exception as error:
+        arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""
+        raise EnvironmentFault(
+            f"{name} raised {type(error).__name__} when it was made{arguments}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def unknown_environment(name: str) -> str:
+    """The sentence for an id that is not in Gymnasium's registry, with its successor or the nearest ids."""
+    newest = successor(name)
+    if newest is not None:
+        return f"There is no environment {name!r} any more: {newest} succeeds it."
+    if "/" in name and not any(each.startswith(name.split("/")[0] + "/") for each in gymnasium.registry):
+        return (
+            f"There is no environment {name!r}: nothing has registered the namespace {name.split('/')[0]!r}; "
+            f"name the package that does, as in package:{name} (for Atari: pip install ale-py, then ale_py:{name})."
+        )
+    hint = did_you_mean(name, gymnasium.registry)
+    return f"There is no environment {name!r}.{hint} `upright envs` lists all of them."
+
+
+def episode_seed(run_seed: int, index: int, episode: int) -> int:
+    """The seed of one episode of one environment of one run, a 32-bit number unlike any other's."""
+    return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
+
+
+class Environment(gymnasium.Wrapper[np.ndarray, int, Any, Any]):
+    """One environment with encoded observations, numbered actions, seeded episodes and named faults.
+
+    reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`. Observations are
+    `Observations.encode`d, actions are numbers 0 … n−1, and info holds nothing but "action_mask" (bool `[n]`), if
+    the environment has masks. Every fault is an EnvironmentFault that names environment, episode, step and field.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str, run_seed: int, index: int) -> None:
+        super().__init__(env)
+        self.name, self.run_seed, self.index = name, run_seed, index
+        self.observations = Observations(env.observation_space)
+        self.actions = Actions(env.action_space)
+        self.observation_space = (
+            spaces.Box(0, 255, self.observations.shape, np.uint8)
+            if self.observations.dtype == np.uint8
+            else spaces.Box(-np.inf, np.inf, self.observations.shape, np.float32)
+        )
+        self.action_space = spaces.Discrete(self.actions.n)
+        self.episode = -1
+        self.episode_step = 0
+        self.has_masks: bool | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the next episode, with its own seed unless another is given."""
+        self.episode += 1
+        self.episode_step = 0
+        if seed is None:
+            seed = episode_seed(self.run_seed, self.index, self.episode)
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(f"reset() raised {type(error).__name__}: {_first_line(error)}") from error
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise self._fault(f"reset() returned {_shape_of(result)}, not (observation, info)")
+        observation, info = result
+        if self.has_masks is None:
+            self.has_masks = "action_mask" in info
+        return self._encode(observation), self._masks(info, ended=False)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take the action with this number."""
+        self.episode_step += 1
+        try:
+            result = self.env.step(self.actions.decode(int(action)))
+        except Exception as error:
+            raise self._fault(f"step() raised {type(error).__name__}: {_first_line(error)}") from error
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise self._fault(
+                f"step() returned {_shape_of(result)}, not (observation, reward, terminated, truncated, info)"
+            )
+        observation, reward, terminated, truncated, info = result
+        if type(reward) is not float:
+            reward = self._number(reward)
+        if not math.isfinite(reward):
+            raise self._fault(f"the reward is {reward}")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise self._fault(f"{name} is {flag!r}, not True or False")
+        return (
+            self._encode(observation),
+            reward,
+            bool(terminated),
+            bool(truncated),
+            self._masks(info, ended=bool(terminated or truncated)),
+        )
+
+    def _encode(self, observation: Any) -> np.ndarray:
+        try:
+            return self.observations.encode(observation)
+        except (ValueError, TypeError) as error:
+            raise self._fault(str(error)) from error
+
+    def _number(self, reward: Any) -> float:
+        if isinstance(reward, np.ndarray) and reward.size == 1:
+            reward = reward.item()
+        if not isinstance(reward, (numbers.Real, np.bool_)):
+            raise self._fault(f"the reward is {reward!r}, not a number")
+        return float(reward)
+
+    def _masks(self, info: Any, ended: bool) -> dict[str, Any]:
+        if not self.has_masks:
+            return {}
+        if not isinstance(info, dict) or "action_mask" not in info:
+            raise self._fault("info has no 'action_mask', though it had one at the first reset")
+        try:
+            mask = self.actions.mask(info["action_mask"])
+        except (ValueError, TypeError) as error:
+            raise self._fault(str(error)) from error
+        if not mask.any():
+            if not ended:
+                raise self._fault("info['action_mask'] forbids every action")
+            mask[:] = True  # no action follows the end, so no choice is lost, and no maximum is over nothing
+        return {"action_mask": mask}
+
+    def _fault(self, what: str) -> EnvironmentFault:
+        return EnvironmentFault(
+            f"{self.name} (environment {self.index}), episode {self.episode}, step {self.episode_step}: {what}; "
+            "mend the environment."
+        )
+
+
+def _shape_of(result: Any) -> str:
+    return f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+
+
+class Outcome(NamedTuple):
+    """What one action in each of E environments led to.
+
+    next_obs `[E, *shape]`: what followed the action; at an episode's end its last observation
+    reward `[E]` · terminated, truncated `[E]`: bool
+    next_mask `[E, A]`: the actions allowed at next_obs, or None without masks
+    obs, mask: what to act on next: next_obs, or the first observation of the next episode
+    valid `[E]`: False where the environment was only reset, so that nothing here is a transition
+    """
+
+    next_obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    next_mask: np.ndarray | None
+    obs: np.ndarray
+    mask: np.ndarray | None
+    valid: np.ndarray
+
+
+class Vector(Protocol):
+    """E environments side by side, each beginning its next episode by itself."""
+
+    num_envs: int
+    observations: Observations
+    actions: Actions
+
+    def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Begin the first episodes: `(obs [E, *shape], mask [E, A] or None)`."""
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        """Take the actions numbered `[E]`."""
+
+    def close(self) -> None:
+        """Close the environments, and end their workers."""
+
+
+class InProcess:
+    """Environments stepped one after the other, without a vector's overhead."""
+
+    def __init__(self, environments: Sequence[Environment]) -> None:
+        self.environments = list(environments)
+        self.num_envs = len(self.environments)
+        self.observations = self.environments[0].observations
+        self.actions = self.environments[0].actions
+        self._valid = np.ones(self.num_envs, bool)
+
+    def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
+        obs, infos = zip(*(environment.reset() for environment in self.environments), strict=True)
+        return np.stack(obs), _stack_masks(infos)
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        next_obs = np.empty((self.num_envs, *self.observations.shape), self.observations.dtype)
+        reward = np.empty(self.num_envs)
+        terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
+        infos = []
+        for i, environment in enumerate(self.environments):
+            next_obs[i], reward[i], terminated[i], truncated[i], info = environment.step(actions[i])
+            infos.append(info)
+        next_mask = _stack_masks(infos)
+        obs, mask = next_obs, next_mask
+        ended = terminated | truncated
+        if ended.any():
+            obs, mask = next_obs.copy(), None if next_mask is None else next_mask.copy()
+            for i in np.flatnonzero(ended):
+                obs[i], info = self.environments[i].reset()
+                if mask is not None:
+                    mask[i] = info["action_mask"]
+        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid)
+
+    def close(self) -> None:
+        for environment in self.environments:
+            environment.close()
+
+
+class Vectorised:
+    """One of Gymnasium's vectors over `Environment`s, in any of its autoreset modes.
+
+    The modes differ in when an ended environment is reset: within the step that ended it (SAME_STEP), within the
+    next one, whose action is ignored and which is no transition (NEXT_STEP), or when asked (DISABLED, asked here).
+    """
+
+    def __init__(self, vector: VectorEnv[Any, Any, Any], observations: Observations, actions: Actions) -> None:
+        self._vector = vector
+        self.num_envs = vector.num_envs
+        self.observations, self.actions = observations, actions
+        self._mode = AutoresetMode(vector.metadata["autoreset_mode"])
+        self._resetting = np.zeros(self.num_envs, bool)
+
+    def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
+        with _quiet():
+            obs, info = self._vector.reset()
+        self._resetting[:] = False
+        return obs, info.get("action_mask")
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        with _quiet():
+            obs, reward, terminated, truncated, info = self._vector.step(actions)
+            mask = _dense(info.get("action_mask"))
+            next_obs, next_mask, valid = obs, mask, ~self._resetting
+            ended = terminated | truncated
+            if self._mode == AutoresetMode.NEXT_STEP:
+                self._resetting = ended
+            elif ended.any() and self._mode == AutoresetMode.SAME_STEP:
+                next_obs = obs.copy()
+                next_obs[ended] = np.stack(info["final_obs"][ended])
+                if mask is not None:
+                    next_mask = np.where(ended[:, None], _dense(info["final_info"]["action_mask"]), mask)
+            elif ended.any():
+                first, first_info = self._vector.reset(options={"reset_mask": ended})
+                obs = np.where(ended.reshape(-1, *[1] * (obs.ndim - 1)), first, obs)
+                if mask is not None:
+                    mask = np.where(ended[:, None], _dense(first_info["action_mask"]), mask)
+        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, valid)
+
+    def close(self) -> None:
+        with _quiet():
+            self._vector.close()
+
+
+def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
+    return np.stack([info["action_mask"] for info in infos]) if infos and infos[0] else None
+
+
+def _dense(masks: np.ndarray | None) -> np.ndarray | None:
+    return None if masks is None else np.asarray(masks, bool)
+
+
+def make_environment(
+    source: EnvironmentSource, config: Config, run_seed: int, index: int, render_mode: str | None = None
+) -> Environment:
+    """The index-th environment of a run."""
+    # A worker leaves Ctrl-C to the process that trains, which closes its workers.
+    if multiprocessing.current_process().name.startswith("Worker<"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Environment(make(source, config, render_mode)[0], describe(source), run_seed, index)
+
+
+def make_vector(source: EnvironmentSource, config: Config, run_seed: int) -> tuple[Vector, list[str]]:
+    """All environments of a run, in this process or in workers, and what the user should be told about them."""
+    env, notices = make(source, config)
+    first = Environment(env, describe(source), run_seed, 0)
+    if config.vectorization_mode == "sync":
+        others = (make_environment(source, config, run_seed, index) for index in range(1, config.num_envs))
+        return InProcess([first, *others]), notices
+    first.close()
+    thunks = [functools.partial(make_environment, source, config, run_seed, index) for index in range(config.num_envs)]
+    with _quiet():
+        vector = AsyncVectorEnv(thunks, autoreset_mode=AutoresetMode.SAME_STEP)
+    return Vectorised(vector, first.observations, first.actions), notices

@@ -1,0 +1,36 @@
+"""The errors that a user can cause, each a sentence with what is wrong, where, and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UprightError(Exception):
+    """A mistake that the message explains; the command line prints it and exits with status 2."""
+
+
+class SettingError(UprightError, ValueError):
+    """A setting is unknown, out of its range, or cannot be combined with another."""
+
+
+class SpaceError(UprightError, ValueError):
+    """An observation or action space that this family of algorithms cannot learn on."""
+
+
+class EnvironmentFault(UprightError, RuntimeError):
+    """An environment could not be made, raised, or returned something that it must not."""
+
+
+class RunError(UprightError, RuntimeError):
+    """A run folder or a saved policy that cannot be written or read."""
+
+
+class MissingExtra(UprightError, ImportError):
+    """An optional dependency is not installed; the message holds the `pip install` line."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean "…"?` with the nearest of the known names, or nothing when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

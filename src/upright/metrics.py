@@ -1,0 +1,189 @@
+"""What a run reports, under SB3's tags, and where it goes: terminal, JSON lines, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from upright.errors import MissingExtra, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WINDOW = 100  # episodes in rollout/ep_rew_mean and rollout/ep_len_mean, as in SB3
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One ended episode: the run's step at its end, its environment, undiscounted return and length in steps."""
+
+    step: int
+    env: int
+    reward: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `train` yields every `log_interval` steps, and once at the end.
+
+    step, total: steps so far, and to go to · episodes: those that ended since the last one
+    metrics: by SB3's tag; train/… only after the first update, rollout/ep_… only after the first episode
+    """
+
+    step: int
+    total: int
+    episodes: tuple[Episode, ...]
+    metrics: dict[str, float]
+
+
+class EpisodeStatistics:
+    """Counts returns and lengths of E environments while their episodes run."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._reward, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._recent: deque[Episode] = deque(maxlen=WINDOW)
+        self._new: list[Episode] = []
+        self.count = 0
+
+    def add(self, step: int, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> None:
+        """Take one step of every environment: reward, ended, valid `[E]`."""
+        self._reward += reward
+        self._length += valid
+        if ended.any():
+            for i in np.flatnonzero(ended):
+                episode = Episode(step, int(i), float(self._reward[i]), int(self._length[i]))
+                self._recent.append(episode)
+                self._new.append(episode)
+                self.count += 1
+            self._reward[ended] = 0.0
+            self._length[ended] = 0
+
+    def take(self) -> tuple[Episode, ...]:
+        """The episodes that ended since the last call."""
+        new, self._new = tuple(self._new), []
+        return new
+
+    def means(self) -> dict[str, float]:
+        """rollout/ep_rew_mean and rollout/ep_len_mean over the last 100 episodes."""
+        if not self._recent:
+            return {}
+        return {
+            "rollout/ep_rew_mean": float(np.mean([episode.reward for episode in self._recent])),
+            "rollout/ep_len_mean": float(np.mean([episode.length for episode in self._recent])),
+        }
+
+
+class Sink(Protocol):
+    """Takes what a run reports."""
+
+    def write(self, progress: Progress) -> None:
+        """Take one report."""
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+class JsonLines:
+    """metrics.jsonl: a line for each episode, then a line for the record, in the order of their steps.
+
+    {"step": 37, "env": 0, "rollout/ep_rew": 37.0, "rollout/ep_len": 37}
+    {"step": 500, "rollout/ep_rew_mean": 21.3, …, "time/fps": 9000.0}
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = open(path, "a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
+
+    def write(self, progress: Progress) -> None:
+        lines: list[dict[str, Any]] = [
+            {
+                "step": episode.step,
+                "env": episode.env,
+                "rollout/ep_rew": episode.reward,
+                "rollout/ep_len": episode.length,
+            }
+            for episode in progress.episodes
+        ]
+        lines.append({"step": progress.step, **progress.metrics})
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files with SB3's tags."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.summary import Writer
+        except ImportError as error:
+            raise MissingExtra("TensorBoard is not installed: pip install 'upright[tensorboard]'") from error
+        self._writer = Writer(str(folder))
+
+    def write(self, progress: Progress) -> None:
+        for tag, value in progress.metrics.items():
+            self._writer.add_scalar(tag, value, progress.step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Terminal:
+    """A live bar in a terminal; elsewhere a plain line every ten seconds, and one at the end."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, console: Console, total: int, description: str) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._console = console
+        self._total = total
+        self._last = time.monotonic()
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.percentage:3.0f} %"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[said]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(description, total=total, said="")
+            self._bar.start()
+
+    def write(self, progress: Progress) -> None:
+        said = _say(progress.metrics)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=progress.step, said=said)
+        elif time.monotonic() - self._last >= self.SECONDS_BETWEEN_LINES or progress.step >= self._total:
+            self._last = time.monotonic()
+            self._console.print(f"step {progress.step:,}/{self._total:,}  {said}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _say(metrics: dict[str, float]) -> str:
+    parts = (
+        ("return", "rollout/ep_rew_mean", "{:.1f}"),
+        ("length", "rollout/ep_len_mean", "{:.0f}"),
+        ("ε", "rollout/exploration_rate", "{:.2f}"),
+        ("loss", "train/loss", "{:.3g}"),
+        ("", "time/fps", "{:,.0f} steps/s"),
+    )
+    return "  ".join(f"{name} {form.format(metrics[tag])}".strip() for name, tag, form in parts if tag in metrics)

@@ -1,0 +1,176 @@
+"""Torsos (multilayer perceptron, Nature's convolutions) × heads (scalar, dueling, atoms, quantiles), in PyTorch.
+
+Shape letters: B batch · A actions · N atoms or quantiles · F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from upright.config import Categorical, Config, ImplicitQuantile, Loss, Quantile
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+NOISE = 0.5
+
+
+class NoisyLinear(nn.Module):
+    """y = (μʷ + σʷ ⊙ εʷ) x + μᵇ + σᵇ ⊙ εᵇ, with εʷ = f(ε_out) f(ε_in)ᵀ, f(x) = sgn(x)√|x|   (Fortunato 2018, eq. 9–11)
+
+    x `[..., in_features]` → y `[..., out_features]`. μ starts uniform in ±1/√in_features, σ at 0.5/√in_features. In
+    evaluation mode the noise is left out; `resample` draws a new one.
+    """
+
+    weight_noise: Tensor
+    bias_noise: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), NOISE * bound))
+        self.bias_sigma = nn.Parameter(torch.full((out_features,), NOISE * bound))
+        # The noise is drawn anew before each use, so no saved policy needs it.
+        self.register_buffer("weight_noise", torch.zeros(out_features, in_features), persistent=False)
+        self.register_buffer("bias_noise", torch.zeros(out_features), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return functional.linear(x, self.weight, self.bias)
+        return functional.linear(
+            x,
+            torch.addcmul(self.weight, self.weight_sigma, self.weight_noise),
+            torch.addcmul(self.bias, self.bias_sigma, self.bias_noise),
+        )
+
+    def resample(self, random: torch.Generator) -> None:
+        """Draw new noise."""
+        draw = torch.randn(self.in_features + self.out_features, generator=random, device=self.weight.device)
+        noise = draw.sign() * draw.abs().sqrt()
+        of_input, of_output = noise.split([self.in_features, self.out_features])
+        self.weight_noise.copy_(torch.outer(of_output, of_input))
+        self.bias_noise.copy_(of_output)
+
+
+class Stream(nn.Module):
+    """The last hidden layer and the output layer: features `[..., F]` → `[..., outputs]`."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)
+
+
+class Network(nn.Module):
+    """Observations to what the loss learns: Q(s, ·) `[B, A]`, logits or quantiles `[B, A, N]`.
+
+    The torso is the convolutions, if the observation is an image, and all hidden layers but the last. The head is
+    the last hidden layer and the output, twice when dueling, as the papers have it:
+        Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a')          (Wang 2016, eq. 9; for atoms, Hessel 2018)
+    Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
+        Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
+    """
+
+    def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
+        super().__init__()
+        linear: Callable[[int, int], nn.Module] = NoisyLinear if config.noisy else nn.Linear
+        self.num_actions = num_actions
+        self.outputs = outputs_per_action(config.loss)
+        self.has_actions_only = self.outputs is None
+        torso: list[nn.Module] = []
+        if is_image:
+            torso += _nature_convolutions(observation_shape[0])
+            with torch.no_grad():
+                features = nn.Sequential(*torso)(torch.zeros(1, *observation_shape)).shape[1]
+        else:
+            features = math.prod(observation_shape)
+        for width in config.net_arch[:-1]:
+            torso += _hidden(linear, features, width, config)
+            features = width
+        self.torso = nn.Sequential(*torso)
+
+        def stream(outputs: int) -> Stream:
+            last = config.net_arch[-1:]
+            layers = _hidden(linear, features, last[0], config) if last else []
+            return Stream(nn.Sequential(*layers, linear(last[0] if last else features, outputs)))
+
+        per_action = self.outputs or 1
+        self.advantage = stream(num_actions * per_action)
+        self.value = stream(per_action) if config.dueling else None
+        self.embedding: nn.Linear | None = None
+        if isinstance(config.loss, ImplicitQuantile):
+            self.embedding = nn.Linear(config.loss.cosines, features)
+            self.register_buffer("cosines", math.pi * torch.arange(config.loss.cosines), persistent=False)
+        if config.initialisation == "orthogonal":
+            self.apply(_orthogonal)
+        self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
+
+    def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """obs `[B, *shape]`, fractions τ `[B, N]` for implicit quantiles → `[B, A]` or `[B, A, N]`."""
+        return self.head(self.torso(obs), fractions)
+
+    def head(self, features: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """Features `[B, F]` of the torso → `[B, A]` or `[B, A, N]`."""
+        if self.embedding is not None:
+            assert fractions is not None
+            cosines = torch.cos(fractions[..., None] * self.cosines)
+            features = features[:, None] * functional.relu(self.embedding(cosines))  # [B, N, F]
+        output = self._per_action(self.advantage(features), self.num_actions)
+        if self.value is not None:
+            output = output - output.mean(dim=1, keepdim=True) + self._per_action(self.value(features), 1)
+        return output.squeeze(2) if self.has_actions_only else output
+
+    def _per_action(self, flat: Tensor, actions: int) -> Tensor:
+        if self.embedding is not None:
+            return flat.transpose(1, 2)  # [B, N, A] → [B, A, N]
+        return flat.view(len(flat), actions, self.outputs or 1)
+
+    def resample(self, random: torch.Generator) -> None:
+        """Draw new noise for every noisy layer."""
+        for module in self._noisy:
+            module.resample(random)
+
+
+def outputs_per_action(loss: Loss) -> int | None:
+    """Atoms or quantiles per action; None for one scalar, and for implicit quantiles, which come one per fraction."""
+    match loss:
+        case Categorical(atoms=n) | Quantile(quantiles=n):
+            return n
+        case ImplicitQuantile():
+            return 1
+    return None
+
+
+def _nature_convolutions(channels: int) -> list[nn.Module]:
+    """Mnih 2015, methods, "Model architecture"."""
+    return [
+        nn.Conv2d(channels, 32, kernel_size=8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, kernel_size=4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, kernel_size=3, stride=1),
+        nn.ReLU(),
+        nn.Flatten(),
+    ]
+
+
+def _hidden(
+    linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config
+) -> list[nn.Module]:
+    norm = [nn.LayerNorm(width)] if config.layer_norm else []
+    return [linear(features, width), *norm, ACTIVATIONS[config.activation]()]
+
+
+def _orthogonal(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Conv2d, NoisyLinear)):
+        nn.init.orthogonal_(module.weight, gain=math.sqrt(2))
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,125 @@
+"""Named values of `Config`.
+
+`default` is what `upright train` uses. `tutorial` is the PyTorch tutorial's configuration and `dqn` is
+Nature's for Atari, number for number. The other members of the family each add their paper's ingredient,
+with the paper's own constants, to one plain DQN of the size of classic control, so that they learn in
+seconds and differ in nothing else. On Atari, compose them with Nature's numbers instead:
+
+    replace(PRESETS["dqn"], loss=Categorical())        or        --preset dqn --loss categorical
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from upright.config import (
+    Categorical,
+    Config,
+    ImplicitQuantile,
+    Munchausen,
+    Prioritised,
+    QLearning,
+    Quantile,
+)
+from upright.errors import SettingError, did_you_mean
+
+_default = Config()
+
+# The PyTorch tutorial "Reinforcement Learning (DQN)", number for number. It acts greedily more often as
+# exp(−steps/1000), starts to learn when the memory holds one batch, and lets AdamW decay weights by 0.01.
+_tutorial = Config(
+    net_arch=(128, 128),
+    loss=QLearning(error="huber"),
+    munchausen=None,
+    gamma=0.99,
+    n_steps=1,
+    buffer_size=10_000,
+    learning_starts=128,
+    batch_size=128,
+    train_freq=1,
+    optimizer="adamw",
+    learning_rate=1e-4,
+    learning_rate_schedule="constant",
+    weight_decay=0.01,
+    amsgrad=True,
+    max_grad_norm=None,
+    max_grad_value=100.0,
+    tau=0.005,
+    target_update_interval=1,
+    exploration_initial_eps=0.9,
+    exploration_final_eps=0.05,
+    exploration_time_constant=1_000.0,
+)
+
+# Mnih 2015, extended data table 1, in agent steps: the target network's 10,000 is in updates, one every
+# 4 steps; 50 million frames are 12.5 million steps of 4 frames.
+_dqn = Config(
+    total_timesteps=12_500_000,
+    net_arch=(512,),
+    loss=QLearning(error="huber"),
+    munchausen=None,
+    gamma=0.99,
+    n_steps=1,
+    buffer_size=1_000_000,
+    learning_starts=50_000,
+    batch_size=32,
+    train_freq=4,
+    optimizer="rmsprop",
+    learning_rate=2.5e-4,
+    learning_rate_schedule="constant",
+    optimizer_eps=0.01,
+    max_grad_norm=None,
+    tau=1.0,
+    target_update_interval=40_000,
+    exploration_initial_eps=1.0,
+    exploration_final_eps=0.1,
+    exploration_fraction=0.08,
+    log_interval=10_000,
+)
+
+# The plain DQN of the size of classic control to which each of the following adds one ingredient.
+_plain = replace(
+    _default,
+    loss=QLearning(error="huber"),
+    munchausen=None,
+    n_steps=1,
+    learning_rate=1e-3,
+)
+
+# Noisy layers explore by themselves: ε is 0 from the start (Fortunato 2018, section 3.2).
+_greedy = {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+
+# Rewards of at most 1 discounted by 0.99 sum to at most 100; Atari's clipped ones fit the paper's ±10.
+_c51 = Categorical(v_min=-100.0, v_max=100.0)
+
+PRESETS: dict[str, Config] = {
+    "default": _default,
+    "tutorial": _tutorial,
+    "dqn": _dqn,
+    "double": replace(_plain, loss=QLearning(double=True)),
+    "dueling": replace(_plain, loss=QLearning(double=True), dueling=True),
+    "per": replace(_plain, loss=QLearning(double=True), replay=Prioritised()),
+    "noisy": replace(_plain, noisy=True, **_greedy),
+    "c51": replace(_plain, loss=_c51),
+    "qrdqn": replace(_plain, loss=Quantile()),
+    "iqn": replace(_plain, loss=ImplicitQuantile()),
+    "munchausen": replace(_plain, munchausen=Munchausen()),
+    "rainbow": replace(
+        _plain,
+        loss=replace(_c51, double=True),
+        dueling=True,
+        noisy=True,
+        n_steps=3,
+        replay=Prioritised(alpha=0.5),
+        **_greedy,
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The preset of that name, or the sentence that lists them."""
+    if name not in PRESETS:
+        raise SettingError(
+            f"There is no preset {name!r}.{did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}."
+        )
+    return PRESETS[name]

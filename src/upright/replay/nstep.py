@@ -1,0 +1,60 @@
+"""n-step returns, folded into transitions before they are stored (Sutton & Barto 2018, eq. 7.1)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from upright.replay.ring import Transition
+
+if TYPE_CHECKING:
+    from upright.envs import Outcome
+
+
+class NStep:
+    """Folds the steps of E environments into n-step transitions that never cross an episode's end.
+
+    After n steps the oldest one leaves as
+        (sₜ, aₜ, Σ_{k<n} γᵏ rₜ₊ₖ, γⁿ, sₜ₊ₙ)
+    and at an episode's end all that wait leave with the k < n steps that they have: with discount 0 when it
+    terminated, and γᵏ, bootstrapping on its last observation, when it was truncated.
+    """
+
+    def __init__(self, n: int, gamma: float, num_envs: int) -> None:
+        self.n, self.gamma = n, gamma
+        self._waiting: list[deque[tuple[Any, Any, float, Any]]] = [deque() for _ in range(num_envs)]
+
+    def push(
+        self, obs: np.ndarray, action: np.ndarray, mask: np.ndarray | None, outcome: Outcome
+    ) -> Iterator[Transition]:
+        """Take one step of every environment; yield the transitions that it completes."""
+        for i, waiting in enumerate(self._waiting):
+            if not outcome.valid[i]:
+                continue
+            waiting.append((obs[i], action[i], float(outcome.reward[i]), None if mask is None else mask[i]))
+            terminated = bool(outcome.terminated[i])
+            ended = terminated or bool(outcome.truncated[i])
+            while waiting and (ended or len(waiting) == self.n):
+                yield self._fold(waiting, terminated, outcome, i)
+                waiting.popleft()
+
+    def _fold(
+        self, waiting: deque[tuple[Any, Any, float, Any]], terminated: bool, outcome: Outcome, i: int
+    ) -> Transition:
+        reward, discount = 0.0, 1.0
+        for step in waiting:
+            reward += discount * step[2]
+            discount *= self.gamma
+        first_obs, first_action, _, first_mask = waiting[0]
+        return Transition(
+            first_obs,
+            first_action,
+            reward,
+            0.0 if terminated else discount,
+            outcome.next_obs[i],
+            first_mask,
+            None if outcome.next_mask is None else outcome.next_mask[i],
+        )

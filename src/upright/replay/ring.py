@@ -1,0 +1,176 @@
+"""The replay memory: a ring over one contiguous array per field (Mnih 2015, algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from upright.errors import UprightError
+
+
+class Transition(NamedTuple):
+    """One step, or n of them folded into one; in a `Batch` each field has a leading axis B.
+
+    obs, next_obs `[*shape]` · action: its number · reward: Σ γᵏ r over the k ≤ n steps between
+    discount: γᵏ·(1 − terminated), so that no loss ever sees γ, n or an episode's end
+    mask, next_mask `[A]`: the actions allowed at obs and next_obs, or None without masks
+    """
+
+    obs: Any
+    action: Any
+    reward: Any
+    discount: Any
+    next_obs: Any
+    mask: Any = None
+    next_mask: Any = None
+
+
+class Batch(NamedTuple):
+    """B transitions, with where they came from and what each weighs in the loss.
+
+    index `[B]`: places in the memory · weight `[B]`: importance weights, or None when all are 1
+    """
+
+    transition: Transition
+    index: np.ndarray
+    weight: np.ndarray | None
+
+
+Columns = Mapping[str, tuple[tuple[int, ...], Any]]
+
+
+def columns_for(observation_shape: tuple[int, ...], observation_dtype: Any, num_actions: int | None) -> Columns:
+    """Shape and dtype of each column; num_actions adds the two masks."""
+    columns: dict[str, tuple[tuple[int, ...], Any]] = {
+        "obs": (observation_shape, observation_dtype),
+        "action": ((), np.int64),
+        "reward": ((), np.float64),
+        "discount": ((), np.float64),
+        "next_obs": (observation_shape, observation_dtype),
+    }
+    if num_actions is not None:
+        columns |= {"mask": ((num_actions,), np.bool_), "next_mask": ((num_actions,), np.bool_)}
+    return columns
+
+
+def bytes_needed(capacity: int, columns: Columns) -> int:
+    """What a memory of that capacity takes, in bytes."""
+    return capacity * sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns.values())
+
+
+class ReplayMemory:
+    """The last `capacity` transitions, drawn uniformly with replacement.
+
+        memory = ReplayMemory(10_000)
+        memory.push(obs, action, reward, discount, next_obs)
+        batch = memory.sample(128)
+
+    Without columns (see `columns_for`), the first push decides the shapes and dtypes. Writing copies, so
+    nothing that an environment does to its arrays afterwards reaches the memory.
+    """
+
+    def __init__(self, capacity: int, columns: Columns | None = None, seed: int = 0) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity is {capacity}, but a memory holds at least 1 transition")
+        self.capacity = capacity
+        self.random = np.random.default_rng(seed)
+        self._columns: dict[str, np.ndarray] = {}
+        self._rows: list[np.ndarray | None] = []
+        self._next = 0
+        self._length = 0
+        if columns is not None:
+            self._allocate(columns)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        discount: Any,
+        next_obs: Any,
+        mask: Any = None,
+        next_mask: Any = None,
+    ) -> int:
+        """Store one transition over the oldest, and return its place."""
+        if not self._columns:
+            given = Transition(obs, action, reward, discount, next_obs, mask, next_mask)._asdict()
+            arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+            kinds = {"action": np.int64, "reward": np.float64, "discount": np.float64}
+            self._allocate({name: (a.shape, kinds.get(name, a.dtype)) for name, a in arrays.items()})
+        place = self._next
+        column = self._columns
+        column["obs"][place] = obs
+        column["action"][place] = action
+        column["reward"][place] = reward
+        column["discount"][place] = discount
+        column["next_obs"][place] = next_obs
+        if "mask" in column:
+            column["mask"][place] = mask
+            column["next_mask"][place] = next_mask
+        self._next = (place + 1) % self.capacity
+        self._length = min(self._length + 1, self.capacity)
+        return place
+
+    def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
+        """Draw a batch. `progress`, the share of training done, only matters to `PrioritisedReplay`."""
+        if not self._length:
+            raise ValueError("the memory is empty: push a transition before you sample")
+        index = self.random.integers(self._length, size=batch_size)
+        return Batch(self.gather(index), index, None)
+
+    def gather(self, index: np.ndarray) -> Transition:
+        """The transitions at those places: one gather a column."""
+        return Transition(*[None if column is None else column.take(index, axis=0) for column in self._rows])
+
+    def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
+        """Nothing: every transition stays equally likely."""
+
+    def _allocate(self, columns: Columns) -> None:
+        self._columns = {
+            name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()
+        }
+        self._rows = [self._columns.get(name) for name in Transition._fields]
+
+
+def check_memory(needed: int) -> None:
+    """Refuse, before anything is allocated, a replay memory that this machine cannot hold."""
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise UprightError(
+            f"The replay memory needs {in_gib(needed)}, and {in_gib(available)} are available here: "
+            "lower buffer_size, or make the observations smaller with a wrapper."
+        )
+
+
+def in_gib(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def available_bytes() -> int | None:
+    """Memory free for this process, within its control group's limit; None where the system does not say."""
+    candidates = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                candidates.append(int(line.split()[1]) * 1024)
+    except OSError:
+        return None
+    for limit_file, usage_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, usage = Path(limit_file).read_text().strip(), Path(usage_file).read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            candidates.append(max(0, int(limit) - int(usage)))
+    return min(candidates) if candidates else None

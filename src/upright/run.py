@@ -1,0 +1,175 @@
+"""A run: one configuration trained with one seed, in memory and, if it has a folder, on disk.
+
+    runs/<env>/<experiment>/
+      config.json             the environment and every setting, resolved
+      seed-0/
+        metrics.jsonl         append-only
+        policy/               what predict needs
+        result.json           the final evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import upright
+from upright.agent import Agent, write_atomically
+from upright.config import Config, Prioritised
+from upright.envs import EnvironmentSource, describe, make_vector, portable_name
+from upright.errors import RunError, SettingError
+from upright.metrics import EpisodeStatistics, JsonLines
+from upright.replay import NStep, PrioritisedReplay, ReplayMemory
+from upright.replay.ring import bytes_needed, check_memory, columns_for, in_gib
+
+RUN_SCHEMA = 1
+
+
+class Run:
+    """Everything that `train` advances.
+
+    step, updates: counts so far · obs `[E, *shape]`, mask `[E, A]`: what the next actions answer
+    notices: what the user should be told before it starts · folder: where it is kept, or None
+    Raises before anything is allocated or written when it could not work.
+    """
+
+    def __init__(
+        self,
+        source: EnvironmentSource,
+        config: Config,
+        seed: int = 0,
+        folder: Path | None = None,
+        network: Any = None,
+    ) -> None:
+        if seed < 0:
+            raise SettingError(f"seed is {seed}, but it has to be 0 or more.")
+        self.source, self.config, self.seed, self.folder = source, config, seed, folder
+        self.vector, self.notices = make_vector(source, config, seed)
+        try:
+            self.obs, self.mask = self.vector.reset()
+            self._build(network)
+        except BaseException:
+            self.vector.close()
+            raise
+        self.step = self.updates = 0
+        self.episodes = EpisodeStatistics(config.num_envs)
+        self.started = time.perf_counter()
+
+    def _build(self, network: Any) -> None:
+        config, vector = self.config, self.vector
+        masked = None if self.mask is None else vector.actions.n
+        columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
+        needed = bytes_needed(config.buffer_size, columns)
+        self.notices.append(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
+        check_memory(needed)
+        if config.learning_starts >= config.total_timesteps:
+            self.notices.append(
+                f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
+                f"total_timesteps ({config.total_timesteps:,})."
+            )
+        # Independent streams from one seed; the environments derive theirs from it by episode.
+        acting, replay, learner = np.random.SeedSequence(self.seed).generate_state(3).tolist()
+        self.random = np.random.default_rng(acting)
+        self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network)
+        self.replay = (
+            PrioritisedReplay(config.buffer_size, config.replay, columns, replay)
+            if isinstance(config.replay, Prioritised)
+            else ReplayMemory(config.buffer_size, columns, replay)
+        )
+        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs)
+        self.metrics: JsonLines | None = None
+        if self.folder is not None:
+            self._claim(self.folder)
+            self.metrics = JsonLines(self.folder / "metrics.jsonl")
+
+    @property
+    def name(self) -> str:
+        """The environment's name."""
+        return describe(self.source)
+
+    def extend(self, total_timesteps: int) -> None:
+        """Train to that many steps instead; schedules that span the run stretch with it."""
+        self.config = self.config.override(total_timesteps=total_timesteps)
+        self.agent.config = self.config
+
+    def save(self) -> None:
+        """Write the policy as it is now into the run's folder, if it has one."""
+        if self.folder is not None:
+            self.agent.save(self.folder / "policy")
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Write result.json into the run's folder, if it has one."""
+        if self.folder is not None:
+            write_atomically(self.folder / "result.json", json.dumps(result, indent=2).encode())
+
+    def close(self) -> None:
+        """Close the environments and the metrics file."""
+        self.vector.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _claim(self, folder: Path) -> None:
+        """Make the folder of a new run; refuse one that another run has, or an experiment with other settings."""
+        description = _describe(self.source, self.config)
+        experiment = folder.parent / "config.json"
+        if _is_taken(folder):
+            raise RunError(f"{folder} already holds a run; choose another --seed or --out.")
+        if experiment.exists() and _read(experiment) != description:
+            raise RunError(
+                f"{folder.parent} holds an experiment with another environment or other settings; choose another --out."
+            )
+        write_atomically(experiment, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def seed_folder(experiment: Path, seed: int) -> Path:
+    """Where an experiment keeps the run with this seed."""
+    return experiment / f"seed-{seed}"
+
+
+def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
+    """A free folder `root/<env>/<preset>[-k]/seed-<seed>`, of the experiment with these very settings if there is one."""
+    description = _describe(source, config)
+    name = re.sub(r"[^\w.-]+", "_", describe(source))
+    k = 1
+    while True:
+        experiment = root / name / (preset if k == 1 else f"{preset}-{k}")
+        folder = seed_folder(experiment, seed)
+        if not experiment.exists():
+            return folder
+        try:
+            same = _read(experiment / "config.json") == description
+        except RunError:
+            same = False
+        if same and not _is_taken(folder):
+            return folder
+        k += 1
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _describe(source: EnvironmentSource, config: Config) -> dict[str, Any]:
+    description = {
+        "schema": RUN_SCHEMA,
+        "upright": upright.__version__,
+        "env": portable_name(source),
+        "name": describe(source),
+        "config": config.to_dict(),
+    }
+    try:
+        return dict(json.loads(json.dumps(description, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"A setting cannot be written to config.json: {error}.") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}; choose another --out.") from error
