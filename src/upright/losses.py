@@ -21,6 +21,12 @@ def masked(q: Tensor, mask: Tensor | None) -> Tensor:
     return q if mask is None else q.masked_fill(~mask, -torch.inf)
 
 
+def chosen(output: Tensor, action: Tensor) -> Tensor:
+    """The entries of `[B, A]` or `[B, A, N]` that belong to action `[B]`: `[B]` or `[B, N]`."""
+    index = action.view(-1, *[1] * (output.ndim - 1)).expand(-1, 1, *output.shape[2:])
+    return output.gather(1, index).squeeze(1)
+
+
 def q_learning_target(reward: Tensor, discount: Tensor, q_next: Tensor, mask: Tensor | None = None) -> Tensor:
     """y = r + γ max_a Q⁻(s', a)          (Mnih 2015, eq. 2)
 
@@ -48,16 +54,11 @@ class SoftPolicy(NamedTuple):
 
 
 def soft_policy(q: Tensor, temperature: float, mask: Tensor | None = None) -> SoftPolicy:
-    """τ log π = Q − V − τ log Σ_a exp((Q − V)/τ), V = max_a Q          (Vieillard 2020, appendix B.1)
-
-    q, mask: [B, A]
-    """
-    q = masked(q, mask)
-    advantage = q - q.amax(dim=1, keepdim=True)
-    scaled_log = advantage - temperature * torch.logsumexp(advantage / temperature, dim=1, keepdim=True)
-    probability = torch.softmax(advantage / temperature, dim=1)
+    """π = softmax(Q/τ)          (Vieillard 2020, section 3); q, mask: [B, A]"""
+    log = torch.log_softmax(masked(q, mask) / temperature, dim=1)
     # A forbidden action has probability 0 and log −∞, whose product is not a number but has to be 0.
-    return SoftPolicy(probability, scaled_log if mask is None else scaled_log.masked_fill(~mask, 0.0))
+    scaled_log = temperature * (log if mask is None else log.masked_fill(~mask, 0.0))
+    return SoftPolicy(log.exp(), scaled_log)
 
 
 def munchausen_bonus(settings: Munchausen, q: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,8 +92,7 @@ def munchausen_target(
 
 def huber(error: Tensor, threshold: float = 1.0) -> Tensor:
     """L_κ(δ) = δ²/2 where |δ| ≤ κ, else κ(|δ| − κ/2)          (Huber 1964); any shape"""
-    size = error.abs()
-    return torch.where(size <= threshold, 0.5 * error.square(), threshold * (size - 0.5 * threshold))
+    return functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=threshold)
 
 
 def categorical_support(settings: Categorical, like: Tensor) -> Tensor:
@@ -188,8 +188,7 @@ def temporal_difference(
 
     The priority is |δ| for a scalar Q (Schaul 2016, section 3.3) and the loss itself for a distribution (Hessel 2018).
     """
-    rows = torch.arange(len(batch.action), device=batch.action.device)
-    online = predictions.online[rows, batch.action]  # [B] or [B, N]
+    online = chosen(predictions.online, batch.action)
     with torch.no_grad():
         if isinstance(loss, QLearning):
             target = _scalar_target(loss, munchausen, predictions, batch)
@@ -244,8 +243,7 @@ def _distributional_target(
     reward, discount = batch.reward[:, None], batch.discount[:, None]
     if munchausen is None:
         best = masked(predictions.q_next, batch.next_mask).argmax(dim=1)
-        rows = torch.arange(len(best), device=best.device)
-        return reward + discount * next_values[rows, best], next_probability[rows, best]
+        return reward + discount * chosen(next_values, best), chosen(next_probability, best)
     assert predictions.q is not None
     bonus = munchausen_bonus(munchausen, predictions.q, batch.action, batch.mask)[:, None]
     policy = soft_policy(predictions.q_next, munchausen.temperature, batch.next_mask)

@@ -89,6 +89,11 @@ _plain = replace(
 # Noisy layers explore by themselves: ε is 0 from the start (Fortunato 2018, section 3.2).
 _greedy = {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
 
+# The papers' 200 quantiles and 64 fractions are sized for a GPU. Their own figures flatten from 50 and 8 on
+# (Dabney 2018a, table 2 of the supplement for QR-DQN-1's robustness; Dabney 2018b, figure 3).
+_quantiles = Quantile(quantiles=50)
+_implicit = ImplicitQuantile(quantiles=8, target_quantiles=8)
+
 # Rewards of at most 1 discounted by 0.99 sum to at most 100; Atari's clipped ones fit the paper's ±10.
 _c51 = Categorical(v_min=-100.0, v_max=100.0)
 
@@ -101,8 +106,8 @@ PRESETS: dict[str, Config] = {
     "per": replace(_plain, loss=QLearning(double=True), replay=Prioritised()),
     "noisy": replace(_plain, noisy=True, **_greedy),
     "c51": replace(_plain, loss=_c51),
-    "qrdqn": replace(_plain, loss=Quantile()),
-    "iqn": replace(_plain, loss=ImplicitQuantile()),
+    "qrdqn": replace(_plain, loss=_quantiles),
+    "iqn": replace(_plain, loss=_implicit),
     "munchausen": replace(_plain, munchausen=Munchausen()),
     "rainbow": replace(
         _plain,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,19 +46,24 @@ class TorchLearner:
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.online.train()
         self.target.train()
-        self._parameters = [each for each in self.online.parameters() if each.requires_grad]
-        if not self._parameters:
-            raise SettingError("network has no parameters, so there is nothing to learn; give it some.")
-        self._dtype = self._parameters[0].dtype
-        self._pairs = [
-            (target, online)
-            for target, online in zip(_state(self.target), _state(self.online), strict=True)
-            if online.is_floating_point()
-        ]
+        trainable = [each for each in self.online.parameters() if each.requires_grad]
+        if not trainable:
+            raise SettingError("network has no parameters to train; give it some.")
+        self._dtype = trainable[0].dtype
+        # All parameters live in one vector, of which each layer's are views: the optimiser, the clipping and the
+        # target update are then a few operations on one tensor, not a few on each layer.
+        self._parameters = nn.Parameter(_flatten(trainable))
+        self._parameters.grad = torch.zeros_like(self._parameters)
+        for each, gradient in zip(trainable, _views(self._parameters.grad, trainable), strict=True):
+            each.grad = gradient
+        names = [name for name, each in self.online.named_parameters() if each.requires_grad]
+        targets = dict(self.target.named_parameters())
+        self._target_parameters = _flatten([targets[name] for name in names])
+        self._buffers = list(zip(self.target.buffers(), self.online.buffers(), strict=True))
         self._optimizer = _optimizer(config, self._parameters)
         self._random = torch.Generator(self._device).manual_seed(seed)
-        self._ones = torch.ones(config.batch_size, dtype=self._dtype, device=self._device)
-        self._sums = torch.zeros(3, dtype=self._dtype, device=self._device)
+        self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
+        self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
         self._updates = 0
         self._check_output()
 
@@ -66,13 +71,13 @@ class TorchLearner:
         with torch.inference_mode():
             if explore and self.config.noisy:
                 self.online.resample(self._random)
-            self.online.train(explore)
+            self._set_training(explore)
             q = self._action_values(self.online, self._observations(obs))
         return q.cpu().numpy()
 
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
         config, transition = self.config, batch.transition
-        self.online.train()
+        self._set_training(True)
         if config.noisy:
             self.online.resample(self._random)
             self.target.resample(self._random)
@@ -93,44 +98,41 @@ class TorchLearner:
             per_sample = per_sample * self._tensor(batch.weight).to(self._dtype)
         loss = per_sample.mean()
 
-        self._optimizer.zero_grad()
+        gradient = self._parameters.grad
+        assert gradient is not None
+        gradient.zero_()
         loss.backward()
-        norm: Tensor | None = None
-        if config.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm, foreach=True)
-        elif config.max_grad_value is not None:
-            nn.utils.clip_grad_value_(self._parameters, config.max_grad_value, foreach=True)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(gradient)
+            if config.max_grad_norm is not None:
+                gradient.mul_((config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            elif config.max_grad_value is not None:
+                gradient.clamp_(-config.max_grad_value, config.max_grad_value)
+            # Summed where they were computed: reading a number back each update would wait for the device.
+            self._sums += torch.stack([loss.detach(), norm])
+        self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
-
-        # Summed where it was computed: reading a number back each update would wait for the device.
-        self._sums[0] += loss.detach()
-        if norm is not None:
-            self._sums[2] += norm
-        self._q_of = predictions.online.detach()
+        self._online_output = predictions.online.detach()
         self._updates += 1
         return None if isinstance(config.replay, Uniform) else priority.cpu().numpy()
 
     @torch.no_grad()
     def update_target(self) -> None:
-        targets, onlines = [list(side) for side in zip(*self._pairs, strict=True)]
         if self.config.tau == 1.0:
-            torch._foreach_copy_(targets, onlines)
+            self._target_parameters.copy_(self._parameters)
         else:
-            torch._foreach_lerp_(targets, onlines, self.config.tau)
+            self._target_parameters.lerp_(self._parameters, self.config.tau)
+        for target, online in self._buffers:
+            target.copy_(online)
 
     def metrics(self) -> dict[str, float]:
         if not self._updates:
             return {}
-        loss, _, norm = (self._sums / self._updates).tolist()
-        values = {"train/loss": loss}
-        values["train/mean_q"] = float(action_values(self.config.loss, self._q_of).mean())
-        if self.config.max_grad_norm is not None:
-            values["train/grad_norm"] = norm
+        loss, norm = (self._sums / self._updates).tolist()
+        mean_q = float(action_values(self.config.loss, self._online_output).mean())
         self._sums.zero_()
         self._updates = 0
-        return values
+        return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": mean_q}
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
@@ -140,28 +142,34 @@ class TorchLearner:
         self.online.load_state_dict(state)
         self.target.load_state_dict(state)
 
+    def _set_training(self, training: bool) -> None:
+        if self.online.training != training:
+            self.online.train(training)
+
     def _predict(self, obs: Tensor, next_obs: Tensor) -> Predictions:
-        loss, double = self.config.loss, self.config.loss.double
+        config, loss, q = self.config, self.config.loss, None
         if isinstance(loss, ImplicitQuantile):
             fractions = self._draw(len(obs), loss.quantiles)
             online = self.online(obs, fractions)
             with torch.no_grad():
                 features = self.target.torso(next_obs)
                 target_next = self.target.head(features, self._draw(len(obs), loss.target_quantiles))
-                if double:
+                if loss.double:
                     q_next = self._action_values(self.online, next_obs)
                 else:
                     q_next = self.target.head(features, self._policy_fractions(len(obs))).mean(dim=2)
+                if config.munchausen is not None:
+                    q = self._action_values(self.target, obs)
         else:
             fractions = midpoints(loss.quantiles, self._ones) if isinstance(loss, Quantile) else None
             online = self.online(obs)
             with torch.no_grad():
-                target_next = self.target(next_obs)
-                q_next = self._action_values(self.online, next_obs) if double else action_values(loss, target_next)
-        q = None
-        if self.config.munchausen is not None:
-            with torch.no_grad():
-                q = self._action_values(self.target, obs)
+                if config.munchausen is not None:  # the target network is asked about both states in one pass
+                    target, target_next = self.target(torch.cat([obs, next_obs])).chunk(2)
+                    q = action_values(loss, target)
+                else:
+                    target_next = self.target(next_obs)
+                q_next = self._action_values(self.online, next_obs) if loss.double else action_values(loss, target_next)
         return Predictions(online, fractions, target_next, q_next, q)
 
     def _action_values(self, network: Any, obs: Tensor) -> Tensor:
@@ -234,30 +242,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _state(module: nn.Module) -> Iterable[Tensor]:
-    return module.state_dict(keep_vars=True).values()
+def _flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector with the tensors' values, of which the tensors become views."""
+    flat = torch.cat([each.detach().reshape(-1) for each in tensors])
+    for each, view in zip(tensors, _views(flat, tensors), strict=True):
+        each.data = view
+    return flat
 
 
-def _optimizer(config: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
+def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = flat.detach().split([each.numel() for each in like])
+    return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
+
+
+def _optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
+    rate, eps, decay = config.learning_rate, config.optimizer_eps, config.weight_decay
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(
-                parameters, rate, eps=config.optimizer_eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True
-            )
+            return torch.optim.Adam([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
         case "adamw":
-            return torch.optim.AdamW(
-                parameters, rate, eps=config.optimizer_eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True
-            )
+            return torch.optim.AdamW([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(
-                parameters,
-                rate,
-                alpha=RMSPROP_DECAY,
-                eps=config.optimizer_eps,
-                weight_decay=decay,
-                centered=True,
-                foreach=True,
+                [parameters], rate, alpha=RMSPROP_DECAY, eps=eps, weight_decay=decay, centered=True
             )
         case "sgd":
-            return torch.optim.SGD(parameters, rate, weight_decay=decay, foreach=True)
+            return torch.optim.SGD([parameters], rate, weight_decay=decay)
