@@ -55,9 +55,7 @@ class Agent:
         """The environment's action space, after its wrappers (`discretize` is one), as `predict` answers in it."""
         return self.actions.space
 
-    def act(
-        self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator
-    ) -> np.ndarray:
+    def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
         """ε-greedy action numbers `[E]` for encoded observations `[E, *shape]`, among those that `mask [E, A]` allows."""
         explore = random.random(len(obs)) < epsilon
         if explore.all():
@@ -187,7 +185,9 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str | None
     except (KeyError, TypeError, ValueError, AttributeError, UprightError) as error:
         raise RunError(f"{folder / 'policy.json'} does not describe a policy: {error}.") from error
     if own_network and network is None:
-        raise RunError(f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...).")
+        raise RunError(
+            f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...)."
+        )
     if device is not None:
         config = config.override(device=device)
     agent = Agent(config, observations, actions, source, network=network)

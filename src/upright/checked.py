@@ -23,9 +23,7 @@ class Checked:
         for name, annotation in _annotations(type(self)).items():
             value = _conform(getattr(self, name), annotation)
             if value is _REFUSED:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)!r}, but it has to be {_describe(annotation)}."
-                )
+                raise SettingError(f"{name} is {getattr(self, name)!r}, but it has to be {_describe(annotation)}.")
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)

@@ -113,14 +113,14 @@ def _make_by_name(
 
 def successor(name: str) -> str | None:
     """The newest registered version of an id's name, which may be the id itself; None when there is none."""
-    match = re.fullmatch(r"(.+)-v(\d+)", name)
-    stem = match[1] if match else name
-    versions = [
-        int(found[1])
-        for each in gymnasium.registry
-        if (found := re.fullmatch(re.escape(stem) + r"-v(\d+)", each)) is not None
-    ]
-    return f"{stem}-v{max(versions)}" if versions else None
+    stem = re.sub(r"-v\d+$", "", name)
+    versions = [each for each in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", each)]
+    return max(versions, key=_version, default=None)
+
+
+def _version(name: str) -> int:
+    match = re.search(r"-v(\d+)$", name)
+    return int(match[1]) if match else -1
 
 
 def _is_environment_class(value: Any) -> bool:
@@ -154,10 +154,14 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
 
 def _discretize(env: gymnasium.Env[Any, Any], name: str, bins: int) -> gymnasium.Env[Any, Any]:
     if not isinstance(env.action_space, spaces.Box):
-        raise SettingError(f"discretize cuts continuous actions into bins, but {name} has {env.action_space}; leave it out.")
+        raise SettingError(
+            f"discretize cuts continuous actions into bins, but {name} has {env.action_space}; leave it out."
+        )
     problem = undiscretizable(env.action_space)
     if problem:
-        raise SettingError(f"discretize cannot be used on {name}: its action space {env.action_space} is continuous, and {problem}.")
+        raise SettingError(
+            f"discretize cannot be used on {name}: its action space {env.action_space} is continuous, and {problem}."
+        )
     dimensions = math.prod(env.action_space.shape)
     # As a MultiDiscrete, so that one place, Actions, knows the joint table and its limit.
     return gymnasium.wrappers.DiscretizeAction(env, bins, multidiscrete=dimensions > 1)
@@ -181,7 +185,7 @@ def _construction(source: EnvironmentSource, name: str, config: Config) -> Itera
         raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvironmentFault(f"{name} needs a package that is not installed: {_first_line(error)}") from error
-    except gymnasium.error.UnregisteredEnv as error:
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise EnvironmentFault(unknown_environment(name)) from error
     except ModuleNotFoundError as error:
         raise EnvironmentFault(
@@ -207,7 +211,9 @@ def unknown_environment(name: str) -> str:
     """The sentence for an id that is not in Gymnasium's registry, with its successor or the nearest ids."""
     newest = successor(name)
     if newest is not None:
-        return f"There is no environment {name!r} any more: {newest} succeeds it."
+        outdated = _version(name) < _version(newest)
+        relation = f"any more: {newest} succeeds it" if outdated else f"yet: {newest} is the newest"
+        return f"There is no environment {name!r} {relation}."
     if "/" in name and not any(each.startswith(name.split("/")[0] + "/") for each in gymnasium.registry):
         return (
             f"There is no environment {name!r}: nothing has registered the namespace {name.split('/')[0]!r}; "
@@ -245,7 +251,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, int, Any, Any]):
         self.episode_step = 0
         self.has_masks: bool | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the next episode, with its own seed unless another is given."""
         self.episode += 1
         self.episode_step = 0

@@ -10,23 +10,23 @@ class UprightError(Exception):
     """A mistake that the message explains; the command line prints it and exits with status 2."""
 
 
-class SettingError(UprightError, ValueError):
+class SettingError(UprightError):
     """A setting is unknown, out of its range, or cannot be combined with another."""
 
 
-class SpaceError(UprightError, ValueError):
+class SpaceError(UprightError):
     """An observation or action space that this family of algorithms cannot learn on."""
 
 
-class EnvironmentFault(UprightError, RuntimeError):
+class EnvironmentFault(UprightError):
     """An environment could not be made, raised, or returned something that it must not."""
 
 
-class RunError(UprightError, RuntimeError):
+class RunError(UprightError):
     """A run folder or a saved policy that cannot be written or read."""
 
 
-class MissingExtra(UprightError, ImportError):
+class MissingExtra(UprightError):
     """An optional dependency is not installed; the message holds the `pip install` line."""
 
 

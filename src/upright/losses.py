@@ -17,7 +17,7 @@ from upright.config import Categorical, ImplicitQuantile, Loss, Munchausen, QLea
 
 
 def masked(q: Tensor, mask: Tensor | None) -> Tensor:
-    """q `[B, A]` with −∞ for the actions that are not allowed."""
+    """Q `[B, A]` with −∞ for the actions that are not allowed."""
     return q if mask is None else q.masked_fill(~mask, -torch.inf)
 
 
@@ -28,7 +28,7 @@ def chosen(output: Tensor, action: Tensor) -> Tensor:
 
 
 def q_learning_target(reward: Tensor, discount: Tensor, q_next: Tensor, mask: Tensor | None = None) -> Tensor:
-    """y = r + γ max_a Q⁻(s', a)          (Mnih 2015, eq. 2)
+    """Y = r + γ max_a Q⁻(s', a)          (Mnih 2015, eq. 2)
 
     reward, discount: [B] · q_next, mask: [B, A] · returns [B]
     """
@@ -38,7 +38,7 @@ def q_learning_target(reward: Tensor, discount: Tensor, q_next: Tensor, mask: Te
 def double_q_target(
     reward: Tensor, discount: Tensor, q_next: Tensor, q_next_online: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """y = r + γ Q⁻(s', argmax_a Q(s', a))          (van Hasselt 2016, eq. 4)
+    """Y = r + γ Q⁻(s', argmax_a Q(s', a))          (van Hasselt 2016, eq. 4)
 
     reward, discount: [B] · q_next, q_next_online, mask: [B, A] · returns [B]
     """
@@ -80,7 +80,7 @@ def munchausen_target(
     mask: Tensor | None = None,
     next_mask: Tensor | None = None,
 ) -> Tensor:
-    """y = r + α [τ log π(a|s)] + γ Σ_a' π(a'|s') (Q⁻(s', a') − τ log π(a'|s'))          (Vieillard 2020, eq. 1)
+    """Y = r + α [τ log π(a|s)] + γ Σ_a' π(a'|s') (Q⁻(s', a') − τ log π(a'|s'))          (Vieillard 2020, eq. 1)
 
     reward, discount, action: [B] · q, q_next: [B, A], the target network's · returns [B]
     Over n steps the log-policy is added to the first reward alone, the others' states not being at hand.

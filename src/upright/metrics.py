@@ -123,21 +123,24 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files with SB3's tags."""
+    """Event files with SB3's tags, in a folder that is made with the first of them."""
 
     def __init__(self, folder: Path) -> None:
         try:
             from tensorboard.summary import Writer
         except ImportError as error:
             raise MissingExtra("TensorBoard is not installed: pip install 'upright[tensorboard]'") from error
-        self._writer = Writer(str(folder))
+        self._open = lambda: Writer(str(folder))
+        self._writer: Any = None
 
     def write(self, progress: Progress) -> None:
+        self._writer = self._writer or self._open()
         for tag, value in progress.metrics.items():
             self._writer.add_scalar(tag, value, progress.step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Terminal:

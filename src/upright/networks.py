@@ -114,7 +114,7 @@ class Network(nn.Module):
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
-        """obs `[B, *shape]`, fractions τ `[B, N]` for implicit quantiles → `[B, A]` or `[B, A, N]`."""
+        """Obs `[B, *shape]`, fractions τ `[B, N]` for implicit quantiles → `[B, A]` or `[B, A, N]`."""
         return self.head(self.torso(obs), fractions)
 
     def head(self, features: Tensor, fractions: Tensor | None = None) -> Tensor:
@@ -162,9 +162,7 @@ def _nature_convolutions(channels: int) -> list[nn.Module]:
     ]
 
 
-def _hidden(
-    linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config
-) -> list[nn.Module]:
+def _hidden(linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config) -> list[nn.Module]:
     norm = [nn.LayerNorm(width)] if config.layer_norm else []
     return [linear(features, width), *norm, ACTIVATIONS[config.activation]()]
 

@@ -1,17 +1,18 @@
 """A run: one configuration trained with one seed, in memory and, if it has a folder, on disk.
 
-    runs/<env>/<experiment>/
-      config.json             the environment and every setting, resolved
-      seed-0/
-        metrics.jsonl         append-only
-        policy/               what predict needs
-        result.json           the final evaluation
+runs/<env>/<experiment>/
+  config.json             the environment and every setting, resolved
+  seed-0/
+    metrics.jsonl         append-only
+    policy/               what predict needs
+    result.json           the final evaluation
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,15 @@ class Run:
         """Write result.json into the run's folder, if it has one."""
         if self.folder is not None:
             write_atomically(self.folder / "result.json", json.dumps(result, indent=2).encode())
+
+    def discard(self) -> None:
+        """Take the folder of a run that never took a step away again, and the experiment's if it holds no other."""
+        self.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
+            experiment = self.folder.parent
+            if {each.name for each in experiment.iterdir()} == {"config.json"}:
+                shutil.rmtree(experiment)
 
     def close(self) -> None:
         """Close the environments and the metrics file."""

@@ -59,11 +59,7 @@ class Observations:
             return np.ascontiguousarray(self._arrange(value))
         encoded = value.astype(self.dtype)
         # A finite sum of squares proves every entry finite at a fifth of isfinite's cost; the reverse may overflow.
-        if (
-            self.dtype == np.float32
-            and not math.isfinite(np.dot(encoded, encoded))
-            and not np.isfinite(encoded).all()
-        ):
+        if self.dtype == np.float32 and not math.isfinite(np.dot(encoded, encoded)) and not np.isfinite(encoded).all():
             index = int(np.flatnonzero(~np.isfinite(encoded))[0])
             raise ValueError(f"the observation is {encoded[index]} at entry {index} of {encoded.size}")
         return encoded

@@ -261,7 +261,9 @@ def _optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimize
         case "adam":
             return torch.optim.Adam([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
         case "adamw":
-            return torch.optim.AdamW([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
+            return torch.optim.AdamW(
+                [parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True
+            )
         case "rmsprop":
             return torch.optim.RMSprop(
                 [parameters], rate, alpha=RMSPROP_DECAY, eps=eps, weight_decay=decay, centered=True

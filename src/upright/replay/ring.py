@@ -133,9 +133,7 @@ class ReplayMemory:
         """Nothing: every transition stays equally likely."""
 
     def _allocate(self, columns: Columns) -> None:
-        self._columns = {
-            name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()
-        }
+        self._columns = {name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()}
         self._rows = [self._columns.get(name) for name in Transition._fields]
 
 

@@ -1,0 +1,36 @@
+# make train   train CartPole-v1 with the default configuration
+# make test    run the whole test suite
+# make check   linter, formatter's check and type checker
+# make clean   remove the environment and what was built; runs/ stays
+#
+# PYTHON names the interpreter (3.11 or newer) that .venv is made with.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+
+.PHONY: train test check clean
+
+train: .venv/.train
+	.venv/bin/upright train CartPole-v1
+
+test: .venv/.test
+	.venv/bin/pytest --numprocesses 2 --dist worksteal
+
+check: .venv/.test
+	scripts/check
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "upright needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# The stamps are made anew when what they installed by has changed.
+.venv/.train: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[dev]'
+	touch $@ .venv/.train

@@ -1,0 +1,449 @@
+"""The `upright` command: envs, train, evaluate, watch.
+
+tyro makes the options of `train` out of Config. Nothing here imports NumPy, Gymnasium or PyTorch before it is
+needed, so that help and mistakes answer at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from upright.config import FOREIGN_NAMES, KINDS, Config, Munchausen, kind
+from upright.errors import SettingError, UprightError, did_you_mean
+from upright.presets import PRESETS, preset
+
+if TYPE_CHECKING:
+    from upright.evaluate import Evaluation
+    from upright.metrics import Sink
+    from upright.run import Run
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+FINAL_EPISODES = 100
+
+
+def _choice(text: str, names: Iterable[str]) -> Any:
+    return Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{text}: {', '.join(names)}.")]
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List Gymnasium's registry: observation, action, reward threshold, and whether upright trains on it."""
+
+    filter: Annotated[str, tyro.conf.Positional] = ""
+    """Only ids that contain this text."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one agent, evaluate its final policy greedily over 100 episodes, and keep both in a run folder."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    preset: _choice("Where the settings start from", PRESETS) = "default"
+    loss: _choice("What the network represents; its own settings are --loss.…", KINDS["loss"]) = "q_learning"
+    replay: _choice("How a batch is drawn; its own settings are --replay.…", KINDS["replay"]) = "uniform"
+    munchausen: bool = True
+    """Munchausen's log-policy reward; its settings are --munchausen.…"""
+    seed: int = 0
+    """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
+    out: Path | None = None
+    """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard into the run folder."""
+    quiet: bool = False
+    """Print nothing while training."""
+    json: bool = False
+    """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run the greedy policy of a run on fresh environments with seeds of their own."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run, or of a saved policy."""
+    episodes: int = FINAL_EPISODES
+    """Episodes to run. [1, inf)."""
+    seed: int = 0
+    """Seed of the episodes. [0, inf)."""
+    env: str | None = None
+    """Environment to evaluate on, instead of the one that it was trained on."""
+    json: bool = False
+    """Print the result as one JSON object on the last line of standard output."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Render greedy episodes of a run in a window, until it is closed or Ctrl-C."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run, or of a saved policy."""
+    episodes: int = 3
+    """Episodes to show. [1, inf)."""
+    seed: int = 0
+    """Seed of the episodes. [0, inf)."""
+    env: str | None = None
+    """Environment to show, instead of the one that it was trained on."""
+
+
+def envs(arguments: Envs) -> int:
+    from upright.registry import inspect, registered
+
+    names = registered(arguments.filter)
+    if not names:
+        from upright.envs import unknown_environment
+
+        raise SettingError(unknown_environment(arguments.filter))
+    entries = [inspect(name) for name in names]
+    if arguments.json:
+        for entry in entries:
+            print(json.dumps({**dataclasses.asdict(entry), "trains": entry.trains}))
+        return 0
+    from rich import box
+    from rich.table import Table
+
+    table = Table("id", "observation", "action", "threshold", "verdict", box=box.SIMPLE_HEAD)
+    for entry in entries:
+        threshold = "" if entry.threshold is None else f"{entry.threshold:g}"
+        table.add_row(entry.id, entry.observation, entry.action, threshold, entry.verdict)
+    _console(sys.stdout).print(table)
+    return 0
+
+
+def train(arguments: Train) -> int:
+    from upright.metrics import Sink, TensorBoard, Terminal
+    from upright.run import Run, new_folder, seed_folder
+
+    config, started = arguments.config, time.perf_counter()
+    sinks: list[Sink] = []
+    if arguments.out is None:
+        folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
+    else:
+        folder = seed_folder(arguments.out, arguments.seed)
+    console = _console(sys.stderr if arguments.json else sys.stdout)
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    if arguments.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard"))
+    _one_thread_for_vectors(config)
+    run = Run(arguments.env, config, arguments.seed, folder)
+    try:
+        for notice in run.notices:
+            say(notice)
+        learner = run.agent.learner
+        say(f"Training {run.name} for {config.total_timesteps:,} steps: engine {learner.engine} on {learner.device}.")
+        if not arguments.quiet:
+            sinks.append(Terminal(console, config.total_timesteps, run.name))
+        interrupted = _train(run, sinks)
+        run.save()
+        evaluation = None
+        if interrupted:
+            say(f"Stopped at step {run.step:,}; what was learned is saved.")
+        else:
+            evaluation = run.agent.evaluate(FINAL_EPISODES)
+            say(f"Final policy: {evaluation}.")
+        result = _result(arguments, run, evaluation, time.perf_counter() - started)
+        run.save_result(result)
+        say(f"Run: {folder}")
+        if arguments.json:
+            print(json.dumps(result))
+        return INTERRUPTED if interrupted else 0
+    except UprightError as error:
+        if run.step == 0:
+            run.discard()
+            raise
+        run.save()
+        raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
+    finally:
+        run.close()
+
+
+def _train(run: "Run", sinks: "list[Sink]") -> bool:
+    """Run the loop; whether Ctrl-C ended it."""
+    from upright.train import train
+
+    try:
+        for progress in train(run):
+            for sink in sinks:
+                sink.write(progress)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        for sink in sinks:
+            sink.close()
+
+
+def _result(arguments: Train, run: "Run", evaluation: "Evaluation | None", seconds: float) -> dict[str, Any]:
+    return {
+        "env": arguments.env,
+        "preset": arguments.preset,
+        "seed": arguments.seed,
+        "engine": run.agent.learner.engine,
+        "steps": run.step,
+        "updates": run.updates,
+        "seconds": round(seconds, 3),
+        **_scores(evaluation),
+        "run": str(run.folder),
+    }
+
+
+def _scores(evaluation: "Evaluation | None") -> dict[str, Any]:
+    """Null where there was no evaluation, or no threshold to solve."""
+    return {
+        "final_mean": evaluation and evaluation.mean,
+        "final_std": evaluation and evaluation.std,
+        "episodes": 0 if evaluation is None else len(evaluation.returns),
+        "threshold": evaluation and evaluation.threshold,
+        "solved": evaluation and evaluation.solved,
+    }
+
+
+def _one_thread_for_vectors(config: Config) -> None:
+    """Networks of a few hundred units lose more to handing work between threads than they gain."""
+    if max(config.net_arch, default=0) <= 512:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def evaluate(arguments: Evaluate) -> int:
+    from upright.agent import load
+
+    _at_least_one(arguments.episodes)
+    agent = load(arguments.run)
+    evaluation = agent.evaluate(arguments.episodes, arguments.seed, arguments.env)
+    if arguments.json:
+        env = arguments.env or agent.source
+        print(json.dumps({"env": env, "seed": arguments.seed, **_scores(evaluation), "run": str(arguments.run)}))
+    else:
+        print(f"{evaluation}.")
+    return 0
+
+
+def watch(arguments: Watch) -> int:
+    from upright.agent import load
+    from upright.watch import watch
+
+    _at_least_one(arguments.episodes)
+    try:
+        for reward, length in watch(load(arguments.run), arguments.episodes, arguments.seed, arguments.env):
+            print(f"return {reward:g} in {length:,} steps")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _at_least_one(episodes: int) -> None:
+    if episodes < 1:
+        raise SettingError(f"episodes is {episodes}, but it has to lie in [1, inf).")
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "envs": (Envs, envs),
+    "train": (Train, train),
+    "evaluate": (Evaluate, evaluate),
+    "watch": (Watch, watch),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview())
+            return 0
+        if words[0] == "--version":
+            import upright
+
+            print(upright.__version__)
+            return 0
+        if words[0] not in COMMANDS:
+            raise SettingError(
+                f"There is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} "
+                f"The commands are {', '.join(COMMANDS)}."
+            )
+        form, action = COMMANDS[words[0]]
+        return action(_parse(words[0], form, words[1:]))
+    except UprightError as error:
+        print(f"upright: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _overview() -> str:
+    lines = [f"  upright {name:<9} {(form.__doc__ or '').splitlines()[0]}" for name, (form, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "upright: the deep Q-network family for any discrete-action Gymnasium environment.",
+            "",
+            *lines,
+            "",
+            "  upright train CartPole-v1 --preset rainbow --seed 3",
+            "  upright COMMAND --help lists a command's options, with their units and defaults.",
+        ]
+    )
+
+
+def _parse(command: str, form: type, words: list[str]) -> Any:
+    """The command's arguments as its dataclass. tyro's own words about a mistake become one sentence."""
+    default: Any = {} if form is not Train else {"default": _chosen(words)}
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            parsed, unknown = tyro.cli(
+                form,
+                prog=f"upright {command}",
+                args=words,
+                return_unknown_args=True,
+                registry=_registry(),
+                config=(tyro.conf.AvoidSubcommands,),
+                **default,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise SettingError(_one_sentence(printed.getvalue())) from None
+    if unknown:
+        raise SettingError(_unknown_word(unknown[0], form, words))
+    return parsed
+
+
+def _chosen(words: list[str]) -> Any:
+    """Where `train`'s settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--preset", "--loss", "--replay"):
+        peek.add_argument(name)
+    peek.add_argument("--munchausen", action=argparse.BooleanOptionalAction)
+    try:
+        chosen, _ = peek.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise SettingError(f"{error}.") from error
+    config = preset(chosen.preset or "default")
+    changes: dict[str, Any] = {}
+    for name in ("loss", "replay"):
+        asked = getattr(chosen, name)
+        if asked is not None and not isinstance(getattr(config, name), kind(name, asked)):
+            changes[name] = kind(name, asked)()
+    if chosen.munchausen is not None and chosen.munchausen != (config.munchausen is not None):
+        changes["munchausen"] = Munchausen() if chosen.munchausen else None
+    config = dataclasses.replace(config, **changes)
+    return Train(
+        env=tyro.MISSING,
+        config=config,
+        preset=chosen.preset or "default",
+        loss=_kind_name("loss", config.loss),
+        replay=_kind_name("replay", config.replay),
+        munchausen=config.munchausen is not None,
+    )
+
+
+def _kind_name(setting: str, value: Any) -> str:
+    return next(name for name, cls in KINDS[setting].items() if isinstance(value, cls))
+
+
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """Teach tyro `--env-kwargs key=value …`, each value JSON where it can be read so, else text."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def env_kwargs(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type_origin is not Mapping:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="KEY=VALUE ...",
+            instance_from_str=_pairs,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{key}={json.dumps(each)}" for key, each in value.items()],
+        )
+
+    return registry
+
+
+def _pairs(words: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key and equals):
+            raise SettingError(
+                f"--env-kwargs takes key=value, and {word!r} is none; write --env-kwargs is_slippery=false."
+            )
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = {"True": True, "False": False, "None": None}.get(text, text)
+    return values
+
+
+def _one_sentence(printed: str) -> str:
+    """Tyro's boxed report without its box: the first paragraph of what it says."""
+    lines = [line.strip("│ ").strip() for line in printed.splitlines() if line.startswith("│")]
+    paragraph: list[str] = []
+    for line in lines:
+        if set(line) <= {"─"}:
+            break
+        paragraph.append(line)
+    text = re.sub(r"\s+([.,])", r"\1", " ".join(paragraph)) or printed.strip()
+    return text if text.endswith(".") else f"{text}."
+
+
+def _unknown_word(word: str, form: type, words: list[str]) -> str:
+    if not word.startswith("-"):
+        return f"There is no place for {word!r}: put options first in the form --name value."
+    name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
+    known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
+    foreign = None
+    if form is Train:
+        config = _chosen(words).config
+        known += [each.name for each in dataclasses.fields(Config)]
+        for part in ("loss", "replay", "munchausen"):
+            value = getattr(config, part)
+            known += [f"{part}.{each.name}" for each in dataclasses.fields(value)] if value is not None else []
+        foreign = FOREIGN_NAMES.get(name)
+        if foreign is not None and "." in foreign and foreign not in known:
+            wanted = next(k for k, cls in KINDS["loss"].items() if hasattr(cls, foreign.partition(".")[2]))
+            return f"There is no option {word!r} for this loss: choose --loss {wanted}, then {_option(foreign)}."
+    if foreign is not None:
+        return f"There is no option {word!r}. Did you mean {_option(foreign)!r}?"
+    hint = did_you_mean(_option(name), [_option(each) for each in known])
+    return f"There is no option {word!r}.{hint}"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _console(file: Any) -> Any:
+    from rich.console import Console
+
+    # What is piped into a file or another program is not cut to the width of a terminal.
+    return Console(file=file) if file.isatty() else Console(file=file, width=240)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+__all__ = ["PRESETS", "main"]

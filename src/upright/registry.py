@@ -1,0 +1,76 @@
+"""Gymnasium's registry with a verdict on each environment: trains, trains with --discretize, or why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium
+from gymnasium import spaces
+
+from upright.config import Config
+from upright.envs import make, successor
+from upright.errors import UprightError
+from upright.spaces import Actions, Observations, suggested_bins, undiscretizable
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One id: its spaces as text, Gymnasium's reward threshold, and the verdict.
+
+    verdict: "trains", "trains with --discretize N", or a sentence that says why not
+    """
+
+    id: str
+    observation: str
+    action: str
+    threshold: float | None
+    verdict: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether `upright train` can be given this id, with --discretize if the verdict says so."""
+        return self.verdict.startswith("trains")
+
+
+def inspect(name: str) -> Entry:
+    """Make the environment and look at it; an id that cannot be made says so in its verdict."""
+    spec = gymnasium.registry.get(name)
+    threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
+    try:
+        env, _ = make(name, Config())
+    except UprightError as error:
+        newest = successor(name)
+        if newest is not None and newest != name and newest not in str(error):
+            return Entry(name, "", "", threshold, f"{error} {newest} succeeds it.")
+        return Entry(name, "", "", threshold, str(error))
+    try:
+        return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, _verdict(env))
+    finally:
+        env.close()
+
+
+def registered(filter: str = "") -> list[str]:
+    """All ids that contain the text, in alphabetical order."""
+    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower())
+
+
+def _verdict(env: gymnasium.Env) -> str:
+    try:
+        Observations(env.observation_space)
+        if isinstance(env.action_space, spaces.Box) and undiscretizable(env.action_space) is None:
+            return f"trains with --discretize {suggested_bins(env.action_space)}"
+        Actions(env.action_space)
+    except UprightError as error:
+        return str(error)
+    return "trains"
+
+
+def _short(space: spaces.Space) -> str:
+    match space:
+        case spaces.Box():
+            return f"Box{list(space.shape)} {space.dtype}"
+        case spaces.Dict():
+            return "Dict(" + ", ".join(f"{key}: {_short(inner)}" for key, inner in space.spaces.items()) + ")"
+        case spaces.Tuple():
+            return "Tuple(" + ", ".join(_short(inner) for inner in space.spaces) + ")"
+    return str(space)
