@@ -14,7 +14,7 @@ from gymnasium import spaces
 import upright
 from upright import evaluate as evaluation
 from upright.config import Config
-from upright.envs import EnvironmentSource, describe, portable_name
+from upright.envs import EnvironmentSource, portable_name
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.learners import Learner, Problem, make_learner
 from upright.spaces import Actions, Observations, from_dict, to_dict
@@ -56,7 +56,7 @@ class Agent:
         return self.actions.space
 
     def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
-        """ε-greedy action numbers `[E]` for encoded observations `[E, *shape]`, among those that `mask [E, A]` allows."""
+        """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""
         explore = random.random(len(obs)) < epsilon
         if explore.all():
             return self._random_actions(mask, len(obs), random)
@@ -144,11 +144,13 @@ class Agent:
             return random.integers(self.actions.n, size=count)
         # The k-th allowed action, k uniform: the first place where the running count of allowed ones passes k.
         chosen = random.integers(mask.sum(axis=1))
-        return (mask.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+        allowed: np.ndarray = (mask.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+        return allowed
 
 
 def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    return (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
+    best: np.ndarray = (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
+    return best
 
 
 def load(folder: str | os.PathLike[str], network: Any = None, device: str | None = None) -> Agent:
@@ -175,7 +177,7 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str | None
         raise RunError(f"The policy in {folder} cannot be read: {error}.") from error
     if not isinstance(description, Mapping) or description.get("schema") != POLICY_SCHEMA:
         raise RunError(
-            f"The policy in {folder} is not of schema {POLICY_SCHEMA}, the one that upright {upright.__version__} reads."
+            f"The policy in {folder} is not of schema {POLICY_SCHEMA}, which upright {upright.__version__} reads."
         )
     try:
         config = Config.from_dict(description["config"])
@@ -195,7 +197,7 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str | None
         agent.learner.load_parameters(parameters)
     except (RuntimeError, KeyError, TypeError) as error:
         raise RunError(
-            f"The parameters in {folder / 'policy.safetensors'} do not fit its policy.json: {str(error).splitlines()[0]}"
+            f"{folder / 'policy.safetensors'} does not fit its policy.json: {str(error).splitlines()[0]}"
         ) from error
     return agent
 
@@ -209,10 +211,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
-
-
-__all__ = ["Agent", "describe", "load", "write_atomically"]

@@ -33,8 +33,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 FINAL_EPISODES = 100
 
 
-def _choice(text: str, names: Iterable[str]) -> Any:
-    return Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{text}: {', '.join(names)}.")]
+def _name(text: str, names: Iterable[str]) -> Any:
+    return tyro.conf.arg(metavar="NAME", help=f"{text}: {', '.join(names)}.")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Train:
     env: Annotated[str, tyro.conf.Positional]
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
     config: Annotated[Config, tyro.conf.arg(name="")]
-    preset: _choice("Where the settings start from", PRESETS) = "default"
-    loss: _choice("What the network represents; its own settings are --loss.…", KINDS["loss"]) = "q_learning"
-    replay: _choice("How a batch is drawn; its own settings are --replay.…", KINDS["replay"]) = "uniform"
+    preset: Annotated[str, _name("Where the settings start from", PRESETS)] = "default"
+    loss: Annotated[str, _name("What the network represents, with its own --loss.…", KINDS["loss"])] = "q_learning"
+    replay: Annotated[str, _name("How a batch is drawn, with its own --replay.…", KINDS["replay"])] = "uniform"
     munchausen: bool = True
     """Munchausen's log-policy reward; its settings are --munchausen.…"""
     seed: int = 0

@@ -54,8 +54,9 @@ def make(
                 notices.append(f"{source} is out of date: {newer} succeeds it.")
         else:
             env = source(**arguments)
-        if not isinstance(env, gymnasium.Env):
-            kind = "a vector of environments" if isinstance(env, VectorEnv) else f"a {type(env).__name__}"
+        made: object = env
+        if not isinstance(made, gymnasium.Env):
+            kind = "a vector of environments" if isinstance(made, VectorEnv) else f"a {type(made).__name__}"
             raise EnvironmentFault(
                 f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
             )
@@ -228,7 +229,7 @@ def episode_seed(run_seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
 
 
-class Environment(gymnasium.Wrapper[np.ndarray, int, Any, Any]):
+class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """One environment with encoded observations, numbered actions, seeded episodes and named faults.
 
     reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`. Observations are
@@ -246,7 +247,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, int, Any, Any]):
             if self.observations.dtype == np.uint8
             else spaces.Box(-np.inf, np.inf, self.observations.shape, np.float32)
         )
-        self.action_space = spaces.Discrete(self.actions.n)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(self.actions.n)
         self.episode = -1
         self.episode_step = 0
         self.has_masks: bool | None = None
@@ -270,7 +271,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, int, Any, Any]):
             self.has_masks = "action_mask" in info
         return self._encode(observation), self._masks(info, ended=False)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take the action with this number."""
         self.episode_step += 1
         try:
@@ -400,7 +401,7 @@ class InProcess:
         ended = terminated | truncated
         if ended.any():
             obs, mask = next_obs.copy(), None if next_mask is None else next_mask.copy()
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(ended).tolist():
                 obs[i], info = self.environments[i].reset()
                 if mask is not None:
                     mask[i] = info["action_mask"]
@@ -434,7 +435,7 @@ class Vectorised:
     def step(self, actions: np.ndarray) -> Outcome:
         with _quiet():
             obs, reward, terminated, truncated, info = self._vector.step(actions)
-            mask = _dense(info.get("action_mask"))
+            mask = info.get("action_mask")
             next_obs, next_mask, valid = obs, mask, ~self._resetting
             ended = terminated | truncated
             if self._mode == AutoresetMode.NEXT_STEP:
@@ -443,12 +444,12 @@ class Vectorised:
                 next_obs = obs.copy()
                 next_obs[ended] = np.stack(info["final_obs"][ended])
                 if mask is not None:
-                    next_mask = np.where(ended[:, None], _dense(info["final_info"]["action_mask"]), mask)
+                    next_mask = np.where(ended[:, None], info["final_info"]["action_mask"], mask)
             elif ended.any():
                 first, first_info = self._vector.reset(options={"reset_mask": ended})
                 obs = np.where(ended.reshape(-1, *[1] * (obs.ndim - 1)), first, obs)
                 if mask is not None:
-                    mask = np.where(ended[:, None], _dense(first_info["action_mask"]), mask)
+                    mask = np.where(ended[:, None], first_info["action_mask"], mask)
         return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, valid)
 
     def close(self) -> None:
@@ -458,10 +459,6 @@ class Vectorised:
 
 def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
     return np.stack([info["action_mask"] for info in infos]) if infos and infos[0] else None
-
-
-def _dense(masks: np.ndarray | None) -> np.ndarray | None:
-    return None if masks is None else np.asarray(masks, bool)
 
 
 def make_environment(

@@ -124,7 +124,8 @@ def categorical_loss(logits: Tensor, target: Tensor) -> Tensor:
     logits, target m: [B, N] · returns [B]
     Its gradient is the cross-entropy's; unlike that, it is 0 when p = m, and Rainbow's priority.
     """
-    return (torch.special.xlogy(target, target) - target * torch.log_softmax(logits, dim=1)).sum(dim=1)
+    negative_entropy: Tensor = torch.special.xlogy(target, target)
+    return (negative_entropy - target * torch.log_softmax(logits, dim=1)).sum(dim=1)
 
 
 def quantile_loss(quantiles: Tensor, fractions: Tensor, target: Tensor, kappa: float) -> Tensor:
@@ -152,6 +153,7 @@ def action_values(loss: Loss, output: Tensor) -> Tensor:
             return torch.softmax(output, dim=2) @ categorical_support(loss, output)
         case Quantile() | ImplicitQuantile():
             return output.mean(dim=2)
+    raise TypeError(f"{loss!r} is no loss")
 
 
 class Predictions(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -130,7 +131,7 @@ class TensorBoard:
             from tensorboard.summary import Writer
         except ImportError as error:
             raise MissingExtra("TensorBoard is not installed: pip install 'upright[tensorboard]'") from error
-        self._open = lambda: Writer(str(folder))
+        self._open: Callable[[], Any] = lambda: Writer(str(folder))
         self._writer: Any = None
 
     def write(self, progress: Progress) -> None:

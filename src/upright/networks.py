@@ -53,7 +53,7 @@ class NoisyLinear(nn.Module):
         """Draw new noise."""
         draw = torch.randn(self.in_features + self.out_features, generator=random, device=self.weight.device)
         noise = draw.sign() * draw.abs().sqrt()
-        of_input, of_output = noise.split([self.in_features, self.out_features])
+        of_input, of_output = noise[: self.in_features], noise[self.in_features :]
         self.weight_noise.copy_(torch.outer(of_output, of_input))
         self.bias_noise.copy_(of_output)
 
@@ -66,7 +66,8 @@ class Stream(nn.Module):
         self.layers = layers
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        output: Tensor = self.layers(features)
+        return output
 
 
 class Network(nn.Module):
@@ -78,6 +79,8 @@ class Network(nn.Module):
     Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
         Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
     """
+
+    cosines: Tensor
 
     def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
         super().__init__()

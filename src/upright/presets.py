@@ -87,7 +87,7 @@ _plain = replace(
 )
 
 # Noisy layers explore by themselves: ε is 0 from the start (Fortunato 2018, section 3.2).
-_greedy = {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+_noisy = replace(_plain, noisy=True, exploration_initial_eps=0.0, exploration_final_eps=0.0)
 
 # Fewer than the papers' 200 quantiles and 64 fractions, whose N² errors a sample are sized for a GPU. Eight
 # fractions already come close to 64 in Dabney 2018b, figure 3.
@@ -104,19 +104,17 @@ PRESETS: dict[str, Config] = {
     "double": replace(_plain, loss=QLearning(double=True)),
     "dueling": replace(_plain, loss=QLearning(double=True), dueling=True),
     "per": replace(_plain, loss=QLearning(double=True), replay=Prioritised()),
-    "noisy": replace(_plain, noisy=True, **_greedy),
+    "noisy": _noisy,
     "c51": replace(_plain, loss=_c51),
     "qrdqn": replace(_plain, loss=_quantiles),
     "iqn": replace(_plain, loss=_implicit),
     "munchausen": replace(_plain, munchausen=Munchausen()),
     "rainbow": replace(
-        _plain,
+        _noisy,
         loss=replace(_c51, double=True),
         dueling=True,
-        noisy=True,
         n_steps=3,
         replay=Prioritised(alpha=0.5),
-        **_greedy,
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 from gymnasium import spaces
@@ -54,7 +55,7 @@ def registered(filter: str = "") -> list[str]:
     return sorted(name for name in gymnasium.registry if filter.lower() in name.lower())
 
 
-def _verdict(env: gymnasium.Env) -> str:
+def _verdict(env: gymnasium.Env[Any, Any]) -> str:
     try:
         Observations(env.observation_space)
         if isinstance(env.action_space, spaces.Box) and undiscretizable(env.action_space) is None:
@@ -65,7 +66,7 @@ def _verdict(env: gymnasium.Env) -> str:
     return "trains"
 
 
-def _short(space: spaces.Space) -> str:
+def _short(space: spaces.Space[Any]) -> str:
     match space:
         case spaces.Box():
             return f"Box{list(space.shape)} {space.dtype}"

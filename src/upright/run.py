@@ -142,7 +142,7 @@ def seed_folder(experiment: Path, seed: int) -> Path:
 
 
 def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
-    """A free folder `root/<env>/<preset>[-k]/seed-<seed>`, of the experiment with these very settings if there is one."""
+    """A free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these very settings if there is one."""
     description = _describe(source, config)
     name = re.sub(r"[^\w.-]+", "_", describe(source))
     k = 1

@@ -34,8 +34,9 @@ class Observations:
         layout = _image_layout(space)
         self.is_image = layout is not None
         if layout is not None:
-            self.shape, self._arrange = layout
-            self.dtype = np.dtype(np.uint8)
+            self.shape: tuple[int, ...] = layout[0]
+            self._arrange = layout[1]
+            self.dtype: np.dtype[Any] = np.dtype(np.uint8)
             self._read = _reader(space, "the observation")
         else:
             self._read = _reader(space, "the observation")
@@ -75,9 +76,9 @@ class Observations:
 
     def is_single(self, observation: Any) -> bool:
         """Whether this is one observation rather than a batch."""
-        space = self.space
+        space: Any = self.space
         while isinstance(space, (spaces.Dict, spaces.Tuple)):
-            key = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
+            key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
             try:
                 observation, space = observation[key], space[key]
             except (KeyError, IndexError, TypeError):
@@ -215,11 +216,11 @@ def _reader(space: spaces.Space[Any], name: str) -> Callable[[Any], np.ndarray]:
         sizes = np.ravel(space.nvec) if isinstance(space, spaces.MultiDiscrete) else np.array([int(space.n)])
         start = np.ravel(space.start).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]) - start
-        length, shape = int(sizes.sum()), space.shape
+        length = int(sizes.sum())
 
         def read_indices(value: Any) -> np.ndarray:
             array = np.asarray(value)
-            if array.shape != shape or array.dtype.kind not in "iu":
+            if array.shape != space.shape or array.dtype.kind not in "iu":
                 raise ValueError(f"{name} is {value!r}, which is not a member of {space}")
             index = array.reshape(-1)
             if ((index < start) | (index >= start + sizes)).any():

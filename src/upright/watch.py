@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 
 from upright.agent import Agent
-from upright.envs import EnvironmentSource, describe, make_environment
+from upright.envs import EnvironmentSource, describe, episode_seed, make_environment
 from upright.errors import EnvironmentFault
-from upright.evaluate import EVALUATION_INDEX, episode_seed
+from upright.evaluate import EVALUATION_INDEX
 
 
 def watch(

@@ -147,7 +147,9 @@ class TorchLearner:
             self.online.train(training)
 
     def _predict(self, obs: Tensor, next_obs: Tensor) -> Predictions:
-        config, loss, q = self.config, self.config.loss, None
+        config, loss = self.config, self.config.loss
+        q: Tensor | None = None
+        fractions: Tensor | None = None
         if isinstance(loss, ImplicitQuantile):
             fractions = self._draw(len(obs), loss.quantiles)
             online = self.online(obs, fractions)
@@ -161,7 +163,8 @@ class TorchLearner:
                 if config.munchausen is not None:
                     q = self._action_values(self.target, obs)
         else:
-            fractions = midpoints(loss.quantiles, self._ones) if isinstance(loss, Quantile) else None
+            if isinstance(loss, Quantile):
+                fractions = midpoints(loss.quantiles, self._ones)
             online = self.online(obs)
             with torch.no_grad():
                 if config.munchausen is not None:  # the target network is asked about both states in one pass
@@ -174,7 +177,8 @@ class TorchLearner:
 
     def _action_values(self, network: Any, obs: Tensor) -> Tensor:
         if isinstance(self.config.loss, ImplicitQuantile):
-            return network(obs, self._policy_fractions(len(obs))).mean(dim=2)
+            quantiles: Tensor = network(obs, self._policy_fractions(len(obs)))
+            return quantiles.mean(dim=2)
         return action_values(self.config.loss, network(obs))
 
     def _policy_fractions(self, batch: int) -> Tensor:

@@ -33,8 +33,9 @@ class SumTree:
         """The sum of all values."""
         return float(self._levels[-1].sum())
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self._levels[0].reshape(-1)[index]
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        values: np.ndarray = self._levels[0].reshape(-1)[index]
+        return values
 
     def set(self, index: np.ndarray, value: np.ndarray) -> None:
         """Set the values at `index [B]`; of a place that stands there twice, the last one counts."""
@@ -105,4 +106,4 @@ class PrioritisedReplay(ReplayMemory):
         """Set pᵢ = |priority| + ε for the transitions of the batch."""
         priority = np.abs(np.asarray(priority, np.float64)) + self.settings.epsilon
         self._largest = max(self._largest, float(priority.max()))
-        self._tree.set(batch.index, priority**self.settings.alpha)
+        self._tree.set(batch.place, priority**self.settings.alpha)

@@ -32,11 +32,11 @@ class Transition(NamedTuple):
 class Batch(NamedTuple):
     """B transitions, with where they came from and what each weighs in the loss.
 
-    index `[B]`: places in the memory · weight `[B]`: importance weights, or None when all are 1
+    place `[B]`: where they lie in the memory · weight `[B]`: importance weights, or None when all are 1
     """
 
     transition: Transition
-    index: np.ndarray
+    place: np.ndarray
     weight: np.ndarray | None
 
 
@@ -156,11 +156,10 @@ def available_bytes() -> int | None:
     """Memory free for this process, within its control group's limit; None where the system does not say."""
     candidates = []
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                candidates.append(int(line.split()[1]) * 1024)
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
+    candidates += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for limit_file, usage_file in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
