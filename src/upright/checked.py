@@ -73,7 +73,7 @@ def _describe(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in typing.get_args(annotation))
     if origin is tuple:
-        return f"a list of {_describe(typing.get_args(annotation)[0])}s"
+        return f"a list, each {_describe(typing.get_args(annotation)[0])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     if annotation in names:
         return names[annotation]

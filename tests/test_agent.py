@@ -1,0 +1,237 @@
+"""The agent in the hand: predict with SB3's signature, evaluate, save and load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import upright
+from environments import Image, Masked, Noisy, Scripted, Spaces
+from upright.agent import Agent
+from upright.config import Config
+from upright.errors import EnvironmentFault, RunError, SettingError
+from upright.presets import PRESETS
+
+torch.set_num_threads(1)
+
+TINY = {
+    "total_timesteps": 300,
+    "learning_starts": 50,
+    "batch_size": 8,
+    "buffer_size": 300,
+    "net_arch": (16,),
+    "log_interval": 100,
+}
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> upright.DQN:
+    return upright.DQN("CartPole-v1", seed=0, **TINY).learn()
+
+
+def test_predict_answers_one_observation_and_a_batch(cartpole: upright.DQN) -> None:
+    observations = np.array([cartpole.agent.observation_space.sample() for _ in range(20)]).clip(-3, 3)
+    batch, state = cartpole.predict(observations, state="as it came", episode_start=np.ones(20, bool))
+    assert batch.shape == (20,) and state == "as it came"
+    singles = [cartpole.predict(observation)[0] for observation in observations]
+    assert singles == batch.tolist()
+    assert all(cartpole.agent.action_space.contains(action) for action in singles)
+    np.testing.assert_array_equal(cartpole.agent.q_values(observations).argmax(axis=1), batch)
+
+
+def test_predict_explores_when_it_is_not_deterministic() -> None:
+    agent = upright.DQN("CartPole-v1", exploration_final_eps=1.0, **TINY).agent
+    observation = np.zeros(4, np.float32)
+    assert len({int(agent.predict(observation)[0]) for _ in range(30)}) == 1
+    assert len({int(agent.predict(observation, deterministic=False)[0]) for _ in range(30)}) == 2
+
+
+def test_predict_honours_masks() -> None:
+    agent = upright.DQN(Masked, **TINY).agent
+    observation = np.full(5, 0.5, np.float32)
+    for allowed in range(5):
+        mask = np.arange(5) == allowed
+        assert agent.predict(observation, action_masks=mask)[0] == allowed
+        assert agent.predict(observation, action_masks=mask, deterministic=False)[0] == allowed
+    batch, _ = agent.predict(np.stack([observation] * 5), action_masks=np.eye(5, dtype=bool))
+    np.testing.assert_array_equal(batch, np.arange(5))
+
+
+@pytest.mark.parametrize(
+    ("observation", "action"),
+    [
+        (spaces.Discrete(4, start=2), spaces.Discrete(3, start=7)),
+        (spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3)), spaces.MultiDiscrete([2, 3], start=[1, 1])),
+        (spaces.Tuple([spaces.MultiBinary(2), spaces.Box(0, 1, (1, 2))]), spaces.Discrete(2)),
+        (spaces.Box(0, 255, (40, 38, 3), np.uint8), spaces.Discrete(2)),
+        (spaces.Box(0, 255, (7, 7, 3), np.uint8), spaces.Discrete(2)),
+        (spaces.MultiDiscrete([3, 2]), spaces.MultiDiscrete([[2], [2]])),
+    ],
+)
+def test_every_space_trains_predicts_saves_and_loads(observation, action, tmp_path) -> None:
+    """The environment itself checks that each action belongs to its space."""
+    agent = upright.DQN(lambda: Spaces(observation, action), seed=1, **{**TINY, "total_timesteps": 70}).learn()
+    batched = gymnasium.vector.utils.batch_space(observation, 3)
+    samples = batched.sample()
+    actions, _ = agent.predict(samples)
+    assert len(actions) == 3 and all(action.contains(each) for each in actions)
+    assert action.contains(agent.predict(observation.sample())[0])
+    loaded = upright.load(agent.save(tmp_path))
+    assert (loaded.observation_space, loaded.action_space) == (observation, action)
+    np.testing.assert_array_equal(loaded.q_values(samples), agent.agent.q_values(samples))
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_sb3s_evaluate_policy_runs_on_our_agent_unchanged(cartpole: upright.DQN, num_envs: int) -> None:
+    env = make_vec_env("CartPole-v1", num_envs, seed=0)
+    rewards, lengths = evaluate_policy(cartpole, env, n_eval_episodes=8, return_episode_rewards=True)
+    assert len(rewards) == 8 and rewards == lengths
+    mean, _ = evaluate_policy(cartpole.agent, Monitor(gymnasium.make("CartPole-v1")), n_eval_episodes=3)
+    assert 8 <= mean <= 500
+
+
+def test_evaluations_meet_the_same_episodes_every_time(cartpole: upright.DQN) -> None:
+    first, again, other = cartpole.evaluate(25), cartpole.evaluate(25), cartpole.evaluate(25, seed=1)
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert (first.returns != other.returns).any()
+    np.testing.assert_array_equal(first.returns, first.lengths)
+    # Fewer episodes are the first of more, whatever slot of the vector they ran in.
+    np.testing.assert_allclose(cartpole.evaluate(7).returns, first.returns[:7])
+    assert first.threshold == 475 and first.solved == (first.mean >= 475)
+    assert first.mean == np.mean(first.returns) and first.std == np.std(first.returns)
+
+
+def test_an_evaluation_counts_each_episode_once() -> None:
+    """Ten environments play the script side by side, each from its first episode on, until 23 episodes are over."""
+    script = [([1.0, 2.0], True), ([5.0] * 4, False), ([0.5], True)]
+    agent = upright.DQN(lambda: Scripted(script), **TINY).agent
+    evaluation = agent.evaluate(23)
+    assert evaluation.lengths.tolist() == [2] * 10 + [4] * 10 + [1] * 3
+    assert evaluation.returns.tolist() == [3.0] * 10 + [20.0] * 10 + [0.5] * 3
+    assert evaluation.solved is None and "no threshold" in str(evaluation)
+    with pytest.raises(ValueError, match="at least 1"):
+        agent.evaluate(0)
+
+
+def test_a_policy_that_never_ends_an_episode_cannot_hang_an_evaluation() -> None:
+    agent = upright.DQN("CliffWalking-v1", max_episode_steps=50, **TINY).agent
+    assert agent.evaluate(3).lengths.max() <= 50
+
+
+def test_a_saved_policy_is_the_same_policy(cartpole: upright.DQN, tmp_path) -> None:
+    folder = cartpole.save(tmp_path / "policy")
+    assert sorted(path.name for path in folder.iterdir()) == ["policy.json", "policy.safetensors"]
+    for place in (folder, tmp_path):
+        loaded = upright.load(place)
+        assert isinstance(loaded, Agent) and loaded.config == cartpole.config
+        np.testing.assert_array_equal(loaded.evaluate(10).returns, cartpole.evaluate(10).returns)
+    assert upright.load(folder, device="cpu").learner.device == "cpu"
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "dqn"])
+def test_every_preset_saves_and_loads(preset: str, tmp_path) -> None:
+    agent = upright.DQN("CartPole-v1", preset=preset, **TINY).learn(60)
+    observations = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    loaded = upright.load(agent.save(tmp_path))
+    np.testing.assert_array_equal(loaded.q_values(observations), agent.agent.q_values(observations))
+
+
+def test_a_callable_that_no_file_can_name_has_to_be_given_again(tmp_path) -> None:
+    saved = upright.DQN(lambda: Noisy(), **TINY).save(tmp_path)
+    loaded = upright.load(saved)
+    with pytest.raises(EnvironmentFault, match=r"give it again: agent.evaluate\(env=...\)"):
+        loaded.evaluate(2)
+    assert loaded.evaluate(2, env=Noisy).returns.shape == (2,)
+    named = upright.load(upright.DQN(Noisy, **TINY).save(tmp_path))
+    assert named.source == "environments:Noisy" and named.evaluate(2).returns.shape == (2,)
+
+
+def test_a_network_of_ones_own(tmp_path) -> None:
+    def network(problem):
+        return torch.nn.Sequential(
+            torch.nn.Linear(*problem.observation_shape, 8), torch.nn.Linear(8, problem.num_actions)
+        )
+
+    agent = upright.DQN("CartPole-v1", network=network, **TINY).learn()
+    assert set(agent.agent.learner.parameters()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    folder = agent.save(tmp_path)
+    with pytest.raises(RunError, match=r"has a network of its maker's: give it again, load\(folder, network=...\)"):
+        upright.load(folder)
+    observation = np.ones(4, np.float32)
+    np.testing.assert_array_equal(
+        upright.load(folder, network=network).q_values(observation), agent.agent.q_values(observation)
+    )
+
+
+def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_path) -> None:
+    whole = cartpole.save(tmp_path / "whole")
+
+    def broken(name: str) -> object:
+        shutil.rmtree(tmp_path / "broken", ignore_errors=True)
+        shutil.copytree(whole, tmp_path / "broken")
+        return tmp_path / "broken" / name
+
+    description = json.loads((whole / "policy.json").read_text())
+    tensors = (whole / "policy.safetensors").read_bytes()
+    cases = [
+        ("policy.json", None, "policy.json is missing; give the folder of a run"),
+        ("policy.safetensors", None, "policy.safetensors is missing"),
+        ("policy.json", b"", "cannot be read"),
+        ("policy.json", b"[]", "is not of schema 1"),
+        ("policy.json", json.dumps({**description, "schema": 2}).encode(), "is not of schema 1"),
+        ("policy.json", json.dumps({**description, "config": {"gama": 1}}).encode(), "There is no setting 'gama'"),
+        ("policy.json", json.dumps({"schema": 1}).encode(), "does not describe a policy"),
+        ("policy.json", json.dumps({**description, "action_space": {"type": "Discrete", "n": 3, "start": 0}}).encode(),
+         "does not fit its policy.json"),
+        ("policy.safetensors", tensors[:100], "cannot be read"),
+        ("policy.safetensors", b"", "cannot be read"),
+    ]  # fmt: skip
+    for name, content, says in cases:
+        path = broken(name)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(RunError, match=says) as refused:
+            upright.load(tmp_path / "broken")
+        assert "\n" not in str(refused.value)
+    with pytest.raises(RunError, match="There is no policy in"):
+        upright.load(tmp_path / "nowhere")
+
+
+def test_learning_again_continues() -> None:
+    agent = upright.DQN("CartPole-v1", **TINY)
+    agent.learn(120)
+    before = agent.agent.learner.parameters()
+    agent.learn(80)
+    assert agent.run.step == 200 and agent.config.total_timesteps == 200
+    after = agent.agent.learner.parameters()
+    assert any((before[name] != after[name]).any() for name in before)
+    assert len(agent.run.replay) >= 195
+
+
+def test_the_class_explains_itself() -> None:
+    with pytest.raises(SettingError, match="'MlpPolicy' is no environment: upright chooses the network"):
+        upright.DQN("MlpPolicy")
+    with pytest.raises(SettingError, match="There is no setting 'lr'. Did you mean 'learning_rate'?"):
+        upright.DQN("CartPole-v1", lr=1e-3)
+    with pytest.raises(AttributeError, match="module 'upright' has no attribute 'PPO'"):
+        upright.PPO  # noqa: B018
+    assert all(hasattr(upright, name) for name in upright.__all__)
+    config = Config(**TINY)
+    assert upright.DQN("CartPole-v1", preset=config, gamma=0.9).config == config.override(gamma=0.9)
+
+
+def test_an_image_environment_learns_with_the_convolutions() -> None:
+    agent = upright.DQN(Image, **{**TINY, "total_timesteps": 80}).learn()
+    assert agent.agent.observations.is_image
+    assert "torso.0.weight" in agent.agent.learner.parameters()
+    assert agent.run.updates > 0

@@ -1,0 +1,233 @@
+"""Replay: the ring against a list, n-step returns against brute force, draws against their probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from environments import Scripted
+from upright.config import Prioritised
+from upright.envs import Environment, InProcess, Vectorised
+from upright.errors import UprightError
+from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree
+from upright.replay import ring
+
+
+def transition(k: int) -> tuple:
+    return np.full(2, k, np.float32), k % 5, k / 2, 0.9, np.full(2, k + 1, np.float32)
+
+
+@given(capacity=st.integers(1, 20), pushes=st.integers(0, 60))
+def test_the_ring_holds_the_last_transitions(capacity: int, pushes: int) -> None:
+    memory = ReplayMemory(capacity)
+    for k in range(pushes):
+        memory.push(*transition(k))
+    assert len(memory) == min(capacity, pushes)
+    if pushes:
+        stored = memory.gather(np.arange(len(memory)))
+        assert sorted(stored.reward * 2) == list(range(max(0, pushes - capacity), pushes))
+        for row in range(len(memory)):
+            expected = transition(int(stored.reward[row] * 2))
+            for value, column in zip(expected, stored, strict=False):
+                np.testing.assert_array_equal(column[row], value)
+            assert stored.mask is None and stored.next_mask is None
+
+
+def test_pushing_copies_and_sampling_copies() -> None:
+    memory = ReplayMemory(4)
+    mine = np.zeros(2, np.float32)
+    memory.push(mine, 0, 0.0, 1.0, mine)
+    mine[:] = 7
+    batch = memory.sample(3)
+    assert (batch.transition.obs == 0).all()
+    batch.transition.obs[:] = 9
+    assert (memory.sample(3).transition.obs == 0).all()
+
+
+def test_uniform_draws_are_uniform_and_seeded() -> None:
+    memories = [ReplayMemory(50, seed=seed) for seed in (3, 3, 4)]
+    for memory in memories:
+        for k in range(70):
+            memory.push(*transition(k))
+    draws = [np.concatenate([memory.sample(100).place for _ in range(100)]) for memory in memories]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+    assert stats.chisquare(np.bincount(draws[0], minlength=50)).pvalue > 1e-3
+
+
+def test_an_empty_memory_says_what_to_do() -> None:
+    for memory in (ReplayMemory(3), PrioritisedReplay(3, Prioritised())):
+        with pytest.raises(ValueError, match="push a transition before you sample"):
+            memory.sample(1)
+    with pytest.raises(ValueError, match="holds at least 1 transition"):
+        ReplayMemory(0)
+
+
+def test_memory_is_counted_before_it_is_allocated_and_refused_when_there_is_not_enough() -> None:
+    columns = ring.columns_for((4, 84, 84), np.uint8, 18)
+    per_transition = 2 * 4 * 84 * 84 + 8 + 8 + 8 + 2 * 18
+    assert ring.bytes_needed(1_000_000, columns) == 1_000_000 * per_transition
+    memory = ReplayMemory(10, columns)
+    assert sum(column.nbytes for column in memory._columns.values()) == 10 * per_transition
+    ring.check_memory(2**20)
+    with pytest.raises(UprightError, match=r"needs 1048576.00 GiB, and .* available here: lower buffer_size"):
+        ring.check_memory(2**50)
+
+
+@given(
+    capacity=st.integers(1, 10_000),
+    changes=st.lists(st.tuples(st.integers(0, 9_999), st.floats(0, 1e6)), min_size=1, max_size=50),
+)
+def test_the_sum_tree_is_a_running_sum(capacity: int, changes: list[tuple[int, float]]) -> None:
+    tree, plain = SumTree(capacity), np.zeros(capacity)
+    for place, value in changes:
+        tree.set(np.array([place % capacity]), np.array([value]))
+        plain[place % capacity] = value
+    np.testing.assert_array_equal(tree[np.arange(capacity)], plain)
+    assert tree.total == pytest.approx(plain.sum(), rel=1e-12)
+    if plain.sum() > 0:
+        # Halfway into each positive value's own share of the total lies that value.
+        places = np.flatnonzero(plain > plain.sum() * 1e-9)
+        middle = plain.cumsum()[places] - plain[places] / 2
+        np.testing.assert_array_equal(tree.find(middle), places)
+
+
+@given(values=st.lists(st.floats(0, 1e3), min_size=1, max_size=300).filter(any), seed=st.integers(0, 99))
+def test_the_sum_tree_never_finds_a_value_of_zero(values: list[float], seed: int) -> None:
+    tree = SumTree(len(values))
+    tree.set(np.arange(len(values)), np.array(values))
+    mass = np.concatenate([np.random.default_rng(seed).random(50) * tree.total, [0.0, np.nextafter(tree.total, 0)]])
+    assert (tree[tree.find(mass)] > 0).all()
+
+
+def prioritised(capacity: int, priorities: np.ndarray, settings: Prioritised) -> PrioritisedReplay:
+    memory = PrioritisedReplay(capacity, settings, seed=1)
+    for k in range(len(priorities)):
+        memory.push(*transition(k))
+    everything = Batch(memory.gather(np.arange(len(memory))), np.arange(len(memory)), None)
+    memory.reprioritise(everything, priorities)
+    return memory
+
+
+def test_prioritised_draws_follow_their_probabilities() -> None:
+    """P(i) = pᵢ^α / Σ pₖ^α (Schaul 2016, eq. 1), over a million draws."""
+    priorities = np.random.default_rng(0).exponential(size=200)
+    memory = prioritised(200, priorities, Prioritised(alpha=0.6))
+    expected = (priorities + 1e-6) ** 0.6
+    counts = np.zeros(200)
+    for _ in range(1_000):
+        counts += np.bincount(memory.sample(1_000).place, minlength=200)
+    # Stratified draws vary less than independent ones: the statistic may be small, never large.
+    assert stats.chisquare(counts, 1_000_000 * expected / expected.sum()).pvalue > 1e-3
+    singles = np.bincount(np.concatenate([memory.sample(1).place for _ in range(20_000)]), minlength=200)
+    assert stats.chisquare(singles, 20_000 * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_importance_weights_undo_the_priorities() -> None:
+    """w = (N P)^−β / max w, and Σ P w = 1/N Σ 1 when β = 1: the weighted mean is the uniform one."""
+    priorities = np.array([1.0, 2.0, 4.0, 8.0])
+    memory = prioritised(4, priorities, Prioritised(alpha=1.0, beta_initial=0.4, beta_final=1.0, epsilon=1e-12))
+    for progress, beta in ((0.0, 0.4), (0.5, 0.7), (1.0, 1.0)):
+        batch = memory.sample(4_000, progress)
+        weight = (4 * priorities / 15) ** -beta
+        np.testing.assert_allclose(batch.weight, (weight / weight[batch.place].max())[batch.place], rtol=1e-9)
+    value = np.array([3.0, -1.0, 2.0, 10.0])
+    batch = memory.sample(100_000, 1.0)
+    assert np.average(value[batch.place], weights=batch.weight) == pytest.approx(value.mean(), abs=0.05)
+
+
+def test_alpha_zero_is_uniform() -> None:
+    memory = prioritised(64, np.arange(64.0), Prioritised(alpha=0.0))
+    batch = memory.sample(64, 0.3)
+    assert (batch.weight == 1).all()
+    np.testing.assert_array_equal(np.sort(batch.place), np.arange(64))
+
+
+def test_a_new_transition_has_the_largest_priority_so_far() -> None:
+    memory = prioritised(8, np.array([1.0, 5.0, 2.0]), Prioritised(alpha=1.0, epsilon=1e-12))
+    memory.push(*transition(3))
+    np.testing.assert_allclose(memory._tree[np.arange(4)], [1, 5, 2, 5], rtol=1e-9)
+
+
+# --- n-step, against brute force over the environments' own episodes, in every autoreset mode
+
+
+def brute_force(episodes: list, steps: int, n: int, gamma: float, masks: bool) -> list[tuple]:
+    """All n-step transitions of the first `steps` steps of one environment that plays the episodes in turn."""
+    expected, taken, episode = [], 0, 0
+    while taken < steps:
+        rewards, terminates = episodes[episode % len(episodes)]
+        done = min(len(rewards), steps - taken)
+        for t in range(len(rewards)):
+            last = min(t + n, len(rewards))
+            if last > done or (last - t < n and last < len(rewards)):
+                continue
+            terminal = last == len(rewards) and terminates
+            value = sum(gamma**k * rewards[t + k] for k in range(last - t))
+            discount = 0.0 if terminal else gamma ** (last - t)
+            mask = [1, t % 2, (t + 1) % 2] if masks else None
+            next_mask = [1, last % 2, (last + 1) % 2] if masks else None
+            expected.append(([episode, t], value, discount, [episode, last], mask, next_mask))
+        taken += done
+        episode += 1
+    return expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    streams=st.lists(
+        st.lists(
+            st.tuples(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=6), st.booleans()),
+            min_size=1,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    n=st.integers(1, 5),
+    gamma=st.floats(0, 1),
+    masks=st.booleans(),
+    mode=st.sampled_from(["in process", *AutoresetMode]),
+)
+def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, mode) -> None:
+    steps = 25
+    environments = [
+        Environment(Scripted(episodes, masks), "Scripted", 0, index) for index, episodes in enumerate(streams)
+    ]
+    if mode == "in process":
+        vector = InProcess(environments)
+    else:
+        sync = SyncVectorEnv([lambda e=environment: e for environment in environments], autoreset_mode=mode)
+        vector = Vectorised(sync, environments[0].observations, environments[0].actions)
+    nstep = NStep(n, gamma, len(streams))
+    obs, mask = vector.reset()
+    found: list[list] = [[] for _ in streams]
+    taken = np.zeros(len(streams), int)
+    while (taken < steps).any():
+        actions = np.zeros(len(streams), int)
+        outcome = vector.step(actions)
+        taken += outcome.valid
+        for i in range(len(streams)):
+            alone = outcome._replace(valid=outcome.valid & (np.arange(len(streams)) == i))
+            if taken[i] <= steps:
+                found[i] += list(nstep.push(obs, actions, mask, alone))
+        obs, mask = outcome.obs, outcome.mask
+    vector.close()
+    for episodes, transitions in zip(streams, found, strict=True):
+        expected = brute_force(episodes, steps, n, gamma, masks)
+        assert len(transitions) == len(expected)
+        key = lambda each: tuple(each[0])
+        for got, want in zip(sorted(transitions, key=lambda t: tuple(t.obs)), sorted(expected, key=key), strict=True):
+            np.testing.assert_array_equal(got.obs, want[0])
+            assert got.reward == pytest.approx(want[1], rel=1e-12, abs=1e-12)
+            assert got.discount == pytest.approx(want[2], rel=1e-12)
+            np.testing.assert_array_equal(got.next_obs, want[3])
+            if masks:
+                np.testing.assert_array_equal(got.mask, np.array(want[4], bool))
+                np.testing.assert_array_equal(got.next_mask, np.array(want[5], bool))
+            else:
+                assert got.mask is None and got.next_mask is None
