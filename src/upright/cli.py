@@ -51,7 +51,7 @@ class Envs:
 class Train:
     """Train one agent, evaluate its final policy greedily over 100 episodes, and keep both in a run folder."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: Annotated[str, _name("Where the settings start from", PRESETS)] = "default"
@@ -75,7 +75,7 @@ class Train:
 class Evaluate:
     """Run the greedy policy of a run on fresh environments with seeds of their own."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or of a saved policy."""
     episodes: int = FINAL_EPISODES
     """Episodes to run. [1, inf)."""
@@ -91,7 +91,7 @@ class Evaluate:
 class Watch:
     """Render greedy episodes of a run in a window, until it is closed or Ctrl-C."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or of a saved policy."""
     episodes: int = 3
     """Episodes to show. [1, inf)."""
@@ -143,8 +143,8 @@ def train(arguments: Train) -> int:
 
     if arguments.tensorboard:
         sinks.append(TensorBoard(folder / "tensorboard"))
-    _one_thread_for_vectors(config)
     run = Run(arguments.env, config, arguments.seed, folder)
+    _one_thread_for_vectors(run)
     try:
         for notice in run.notices:
             say(notice)
@@ -217,9 +217,9 @@ def _scores(evaluation: "Evaluation | None") -> dict[str, Any]:
     }
 
 
-def _one_thread_for_vectors(config: Config) -> None:
+def _one_thread_for_vectors(run: "Run") -> None:
     """Networks of a few hundred units lose more to handing work between threads than they gain."""
-    if max(config.net_arch, default=0) <= 512:
+    if not run.agent.observations.is_image and max(run.config.net_arch, default=0) <= 512:
         import torch
 
         torch.set_num_threads(1)
@@ -399,14 +399,17 @@ def _pairs(words: list[str]) -> dict[str, Any]:
 
 
 def _one_sentence(printed: str) -> str:
-    """Tyro's boxed report without its box: the first paragraph of what it says."""
-    lines = [line.strip("│ ").strip() for line in printed.splitlines() if line.startswith("│")]
-    paragraph: list[str] = []
+    """tyro's report without its frame: the first paragraph below the title, which stands in the frame or above a rule."""
+    framed = "│" in printed
+    lines = [line.strip(" │") for line in printed.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs: list[list[str]] = [[]]
     for line in lines:
-        if set(line) <= {"─"}:
-            break
-        paragraph.append(line)
-    text = re.sub(r"\s+([.,])", r"\1", " ".join(paragraph)) or printed.strip()
+        if line and set(line) <= {"─", "-"}:
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line)
+    words = " ".join(paragraphs[0] if framed or len(paragraphs) == 1 else paragraphs[1]).split()
+    text = re.sub(r"\s+([.,])", r"\1", " ".join(words))
     return text if text.endswith(".") else f"{text}."
 
 
@@ -415,19 +418,22 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
         return f"There is no place for {word!r}: put options first in the form --name value."
     name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
     known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
-    foreign = None
     if form is Train:
-        config = _chosen(words).config
         known += [each.name for each in dataclasses.fields(Config)]
-        for part in ("loss", "replay", "munchausen"):
+        name = FOREIGN_NAMES.get(name, name)
+        config = _chosen(words).config
+        for part, kinds in (*KINDS.items(), ("munchausen", {"": Munchausen})):
             value = getattr(config, part)
             known += [f"{part}.{each.name}" for each in dataclasses.fields(value)] if value is not None else []
-        foreign = FOREIGN_NAMES.get(name)
-        if foreign is not None and "." in foreign and foreign not in known:
-            wanted = next(k for k, cls in KINDS["loss"].items() if hasattr(cls, foreign.partition(".")[2]))
-            return f"There is no option {word!r} for this loss: choose --loss {wanted}, then {_option(foreign)}."
-    if foreign is not None:
-        return f"There is no option {word!r}. Did you mean {_option(foreign)!r}?"
+            home = [
+                f"--{part} {each}".strip()
+                for each, cls in kinds.items()
+                if name in [f"{part}.{field.name}" for field in dataclasses.fields(cls)]
+            ]
+            if home and name not in known:
+                return f"There is no option {word!r} with these settings: choose {home[0]}, then {_option(name)}."
+    if name in known:
+        return f"There is no option {word!r}. Did you mean {_option(name)!r}?"
     hint = did_you_mean(_option(name), [_option(each) for each in known])
     return f"There is no option {word!r}.{hint}"
 
