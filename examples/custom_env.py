@@ -1,9 +1,10 @@
 """An environment of one's own: fetch the key at the left end, then open the door at the right end.
 
-python custom_env.py        or        upright train custom_env:Corridor --total-timesteps 5000
+python custom_env.py    or    PYTHONPATH=. upright train custom_env:Corridor --total-timesteps 5000
 """
 
 import gymnasium
+import torch
 from gymnasium.spaces import Dict, Discrete
 
 import upright
@@ -31,6 +32,6 @@ class Corridor(gymnasium.Env):
 
 
 if __name__ == "__main__":
-    agent = upright.DQN(Corridor, max_episode_steps=100, total_timesteps=5_000, learning_starts=500)
-    evaluation = agent.learn().evaluate(episodes=10)
-    print(f"Return {evaluation.mean:g}; the shortest way takes 9 steps, a return of -9.")
+    torch.set_num_threads(1)  # networks this small are fastest on a single core
+    agent = upright.DQN(Corridor, max_episode_steps=100, total_timesteps=3_000, learning_starts=500).learn()
+    print(agent.evaluate(episodes=10), "- the best possible is -9: 3 steps to the key, 6 to the door")
