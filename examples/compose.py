@@ -1,6 +1,6 @@
 """Rainbow, composed from settings: every member of the DQN family is a value of one field of `Config`.
 
-python compose.py [--total-timesteps 30000]        about three quarters of a minute on one core
+python compose.py [--total-timesteps 30000]        takes about a minute on one core
 """
 
 import argparse

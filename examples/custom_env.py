@@ -34,4 +34,5 @@ class Corridor(gymnasium.Env):
 if __name__ == "__main__":
     torch.set_num_threads(1)  # networks this small are fastest on a single core
     agent = upright.DQN(Corridor, max_episode_steps=100, total_timesteps=3_000, learning_starts=500).learn()
-    print(agent.evaluate(episodes=10), "- the best possible is -9: 3 steps to the key, 6 to the door")
+    mean = agent.evaluate(episodes=10).mean
+    print(f"Mean return {mean:g}. The best possible is -9: 3 steps to the key, 6 to the door.")

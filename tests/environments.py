@@ -103,6 +103,8 @@ class Faulty(gymnasium.Env):
         self.time = 0
         if self.fault == "reset":
             raise KeyError("position")
+        if self.fault == "reset info none":
+            return np.zeros(4, np.float32), None
         return np.zeros(4, np.float32), {}
 
     def step(self, action: int) -> Any:
@@ -130,6 +132,8 @@ class Faulty(gymnasium.Env):
                     return obs, reward, terminated, {}
                 case "none":
                     return None
+                case "info none":
+                    return obs, reward, terminated, False, None
         return obs, reward, terminated, False, {}
 
 

@@ -172,7 +172,7 @@ def test_a_folder_that_holds_another_run_is_refused(capsys) -> None:
     assert main(run) == 0
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert main(run) == 2
-    assert "mine/seed-0 already holds a run; choose another --seed or --out." in capsys.readouterr().err
+    assert "mine/seed-0 already holds a run; choose another seed (--seed) or folder (--out)." in capsys.readouterr().err
     assert main([*run, "--seed", "1", "--gamma", "0.5"]) == 2
     assert "holds an experiment with another environment or other settings" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()} == before

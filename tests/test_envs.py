@@ -128,6 +128,8 @@ def test_truncation_is_not_termination_and_the_last_observation_is_kept() -> Non
         ("reward none", "step 3: the reward is None, not a number"),
         ("reward nan", "step 3: the reward is nan"),
         ("flag", "step 3: terminated is 'yes', not True or False"),
+        ("info none", "step 3: info is None, not a dict"),
+        ("reset info none", "step 0: info is None, not a dict"),
         ("four values", "step 3: step() raised ValueError: not enough values to unpack (expected 5, got 4)"),
         ("none", "step 3: step() raised TypeError: cannot unpack non-iterable NoneType object"),
         ("reset", "step 0: reset() raised KeyError: 'position'"),
@@ -198,7 +200,8 @@ def test_time_limits() -> None:
         env, notices = make(source, Config())
         assert notices == [f"{name} has no time limit: episodes are truncated after 1,000 steps (--max-episode-steps)."]
         env.close()
-    for source in ("CliffWalking-v1", "CartPole-v1", functools.partial(Noisy, length=100)):
+    limited = lambda: gymnasium.wrappers.TimeLimit(Noisy(100), 50)
+    for source in ("CliffWalking-v1", "CartPole-v1", functools.partial(Noisy, length=100), limited):
         env, notices = make(source, Config(max_episode_steps=3))
         assert notices == []
         env.reset(seed=0)
@@ -240,6 +243,16 @@ def test_wrappers_by_name_apply_innermost_first() -> None:
         make("CartPole-v1", Config(wrapper=("FlattenObservations",)))
     with pytest.raises(SettingError, match="cannot be imported"):
         make("CartPole-v1", Config(wrapper=("no_such_module:Wrapper",)))
+    for text, says in (
+        ("FrameStackObservation(stack_size=", "cannot be read: write module:Class"),
+        ("FrameStackObservation(4)", "cannot be read: write module:Class"),
+        ("FrameStackObservation(stack_size=open('x'))", "cannot be read: write module:Class"),
+        ("FrameStackObservation", "cannot be applied: .*stack_size"),
+    ):
+        with pytest.raises(SettingError, match=says):
+            make("CartPole-v1", Config(wrapper=(text,)))
+    stacked, _ = make("CartPole-v1", Config(wrapper=("FrameStackObservation(stack_size=4, padding_type='zero')",)))
+    assert stacked.observation_space.shape == (4, 4)
     with pytest.raises(SettingError, match="A wrapper is a class derived from gymnasium.Wrapper"):
         make("CartPole-v1", Config(wrapper=("os:system",)))
 

@@ -13,8 +13,7 @@ from environments import Scripted
 from upright.config import Prioritised
 from upright.envs import Environment, InProcess, Vectorised
 from upright.errors import UprightError
-from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree
-from upright.replay import ring
+from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree, ring
 
 
 def transition(k: int) -> tuple:

@@ -105,11 +105,10 @@ def test_images_become_channels_first_and_small_grids_vectors(shape, expected) -
         return
     assert encoded.shape == observations.shape == expected
     for row, column in ((0, 0), (shape[-3 if len(shape) > 2 and shape[-1] < 5 else -2] - 1, 30)):
-        pixel = {
-            2: lambda: [image[row, column]],
-            3: lambda: image[:, row, column] if shape[0] < shape[2] else image[row, column],
-            4: lambda: image[:, row, column].reshape(-1),
-        }[len(shape)]()
+        if len(shape) == 2 or (len(shape) == 3 and shape[0] >= shape[2]):
+            pixel = image[row, column]
+        else:  # channels or frames first
+            pixel = image[:, row, column].reshape(-1)
         np.testing.assert_array_equal(encoded[:, row, column], pixel)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from environments import Image, Masked, Noisy, Scripted
 from upright.config import Categorical, Config, Prioritised, QLearning
-from upright.errors import EnvironmentFault, RunError, SettingError
+from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
 from upright.learners import Problem, make_learner
 from upright.metrics import Progress
 from upright.presets import PRESETS
@@ -215,6 +215,35 @@ def test_what_is_yielded_adds_up() -> None:
     assert any("Nothing will be learned" in notice for notice in run.notices)
 
 
+def test_a_fault_loses_no_episode(tmp_path) -> None:
+    class Unplugged(Noisy):
+        def step(self, action):
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps > 90:
+                raise OSError("unplugged")
+            return super().step(action)
+
+    folder = seed_folder(tmp_path, 0)
+    run = Run(Unplugged, SMALL.override(log_interval=40), 0, folder)
+    reports = []
+    with pytest.raises(EnvironmentFault, match="unplugged"):
+        reports.extend(train(run))
+    run.close()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    episodes = [line for line in lines if "rollout/ep_rew" in line]
+    assert len(episodes) == run.episodes.count > 8
+    assert [line["step"] for line in lines if "time/fps" in line] == [40, 80]
+    assert 80 < episodes[-1]["step"] <= 90
+
+
+def test_a_loss_that_is_no_longer_a_number_ends_the_run() -> None:
+    config = SMALL.override(learning_rate=1e30, max_grad_norm=None, optimizer="sgd")
+    run = Run("CartPole-v1", config, seed=0)
+    with pytest.raises(Diverged, match=r"The loss is (nan|inf) by step \d+, so nothing more can be learned: lower"):
+        list(train(run))
+    run.close()
+
+
 def test_an_autoreset_step_counts_for_nothing() -> None:
     """Through workers as in process: as many steps, episodes and transitions."""
     for mode in ("sync", "async"):
@@ -286,7 +315,7 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path) -> 
     run = Run("CartPole-v1", SMALL, 0, seed_folder(tmp_path, 0))
     run.close()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="already holds a run; choose another --seed or --out"):
+    with pytest.raises(RunError, match=r"already holds a run; choose another seed \(--seed\) or folder \(--out\)"):
         Run("CartPole-v1", SMALL, 0, seed_folder(tmp_path, 0))
     with pytest.raises(RunError, match="holds an experiment with another environment or other settings"):
         Run("CartPole-v1", SMALL.override(gamma=0.5), 1, seed_folder(tmp_path, 1))

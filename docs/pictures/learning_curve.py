@@ -1,7 +1,7 @@
 """Draw the README's learning curves: the default configuration on CartPole-v1, ten seeds.
 
-    for seed in 0 1 2 3 4 5 6 7 8 9; do upright train CartPole-v1 --seed $seed --out runs/learning-curve; done
-    python docs/pictures/learning_curve.py runs/learning-curve docs/pictures/learning_curve.png
+for seed in 0 1 2 3 4 5 6 7 8 9; do upright train CartPole-v1 --seed $seed --out runs/learning-curve; done
+python docs/pictures/learning_curve.py runs/learning-curve docs/pictures/learning_curve.png
 """
 
 from __future__ import annotations

@@ -216,4 +216,4 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
+        raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from upright.config import FOREIGN_NAMES, KINDS, Config, Munchausen, kind
-from upright.errors import SettingError, UprightError, did_you_mean
+from upright.config import FOREIGN_NAMES, KINDS, Config, Munchausen
+from upright.errors import Diverged, SettingError, UprightError, did_you_mean
 from upright.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def envs(arguments: Envs) -> int:
 
 def train(arguments: Train) -> int:
     from upright.metrics import Sink, TensorBoard, Terminal
+    from upright.replay import in_gib
     from upright.run import Run, new_folder, seed_folder
 
     config, started = arguments.config, time.perf_counter()
@@ -148,6 +149,7 @@ def train(arguments: Train) -> int:
     try:
         for notice in run.notices:
             say(notice)
+        say(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(run.memory_bytes)}.")
         learner = run.agent.learner
         say(f"Training {run.name} for {config.total_timesteps:,} steps: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
@@ -169,6 +171,7 @@ def train(arguments: Train) -> int:
     except UprightError as error:
         if run.step == 0:
             run.discard()
+        if run.step == 0 or isinstance(error, Diverged):
             raise
         run.save()
         raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
@@ -268,6 +271,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no other.
+    sys.path.append(str(Path.cwd()))
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_overview())
@@ -339,15 +344,9 @@ def _chosen(words: list[str]) -> Any:
         chosen, _ = peek.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise SettingError(f"{error}.") from error
+    asked = {name: getattr(chosen, name) for name in ("loss", "replay", "munchausen")}
     config = preset(chosen.preset or "default")
-    changes: dict[str, Any] = {}
-    for name in ("loss", "replay"):
-        asked = getattr(chosen, name)
-        if asked is not None and not isinstance(getattr(config, name), kind(name, asked)):
-            changes[name] = kind(name, asked)()
-    if chosen.munchausen is not None and chosen.munchausen != (config.munchausen is not None):
-        changes["munchausen"] = Munchausen() if chosen.munchausen else None
-    config = dataclasses.replace(config, **changes)
+    config = config.override(**{name: value for name, value in asked.items() if value is not None})
     return Train(
         env=tyro.MISSING,
         config=config,
@@ -399,7 +398,7 @@ def _pairs(words: list[str]) -> dict[str, Any]:
 
 
 def _one_sentence(printed: str) -> str:
-    """tyro's report without its frame: the first paragraph below the title, which stands in the frame or above a rule."""
+    """The first paragraph of tyro's report below its title, which stands in the frame or above a rule."""
     framed = "│" in printed
     lines = [line.strip(" │") for line in printed.splitlines() if not line.startswith(("╭", "╰"))]
     paragraphs: list[list[str]] = [[]]
@@ -422,7 +421,8 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)
         config = _chosen(words).config
-        for part, kinds in (*KINDS.items(), ("munchausen", {"": Munchausen})):
+        homes: dict[str, dict[str, type]] = {**KINDS, "munchausen": {"": Munchausen}}
+        for part, kinds in homes.items():
             value = getattr(config, part)
             known += [f"{part}.{each.name}" for each in dataclasses.fields(value)] if value is not None else []
             home = [

@@ -215,7 +215,7 @@ class Config(Checked):
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for the environment's constructor."""
     wrapper: tuple[str, ...] = ()
-    """Gymnasium wrappers, innermost first: a name in gymnasium.wrappers, or module:Class."""
+    """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
     """Bins for each dimension of a continuous action (Gymnasium's DiscretizeAction). [2, 4096]."""
     max_episode_steps: int | None = None
@@ -293,7 +293,7 @@ class Config(Checked):
     exploration_final_eps: float = 0.05
     """Probability ε of a random action in the end. [0, 1]. Mnih 2015: 0.1."""
     exploration_fraction: float = 0.2
-    """Share of total_timesteps over which ε falls linearly. [0, 1]. Mnih 2015: a fiftieth."""
+    """Share of total_timesteps over which ε falls linearly. [0, 1]. Mnih 2015: 0.02."""
     exploration_time_constant: float | None = None
     """Let ε fall exponentially instead, with this time constant, in steps (PyTorch tutorial: 1000). (0, inf)."""
 
@@ -363,16 +363,18 @@ class Config(Checked):
     def override(self, **settings: Any) -> Self:
         """A copy with some settings changed; an unknown name is refused with the nearest known one.
 
-        `loss` and `replay` also take a kind's name, and `munchausen` a bool: `override(loss="categorical")`.
+        `loss` and `replay` also take a kind's name, and `munchausen` a bool: `override(loss="categorical")`. What
+        is of that kind already keeps its numbers.
         """
         known = [each.name for each in dataclasses.fields(self)]
         for name, value in settings.items():
             if name not in known:
                 raise SettingError(unknown_setting(name, known))
+            current = getattr(self, name)
             if name in KINDS and isinstance(value, str):
-                settings[name] = kind(name, value)()
+                settings[name] = current if isinstance(current, kind(name, value)) else kind(name, value)()
             if name == "munchausen" and isinstance(value, bool):
-                settings[name] = Munchausen() if value else None
+                settings[name] = (current or Munchausen()) if value else None
         return dataclasses.replace(self, **settings)
 
     def to_dict(self) -> dict[str, Any]:

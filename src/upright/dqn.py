@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from upright.errors import SettingError
 from upright.evaluate import Evaluation
 from upright.metrics import Terminal
 from upright.presets import preset as find_preset
-from upright.run import Run
+from upright.run import Run, seed_folder
 from upright.train import train
 
 
@@ -28,7 +29,7 @@ class DQN:
     env: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment
     preset: a name in `upright.PRESETS`, or a Config · settings: any field of `upright.Config`, over the preset's
     network: an `nn.Module`, or a factory of one, instead of the settings' (see `TorchLearner`)
-    folder: where to keep metrics and policy; None keeps nothing
+    folder: the experiment's, where this run takes seed-<seed> for its metrics and policy; None keeps nothing
     Raises SettingError, SpaceError or EnvironmentFault, each one sentence with the mend.
     """
 
@@ -47,8 +48,11 @@ class DQN:
                 f"{env!r} is no environment: upright chooses the network by the observations; DQN(env, net_arch=...)."
             )
         config = preset if isinstance(preset, Config) else find_preset(preset)
-        self.run = Run(env, config.override(**settings), seed, None if folder is None else Path(folder), network)
+        place = None if folder is None else seed_folder(Path(folder), seed)
+        self.run = Run(env, config.override(**settings), seed, place, network)
         self.agent = self.run.agent
+        for notice in self.run.notices:
+            warnings.warn(notice, stacklevel=2)
 
     @property
     def config(self) -> Config:
@@ -88,6 +92,10 @@ class DQN:
     def evaluate(self, episodes: int = 100, seed: int = 0) -> Evaluation:
         """Greedy episodes on fresh environments; see `Agent.evaluate`."""
         return self.agent.evaluate(episodes, seed)
+
+    def close(self) -> None:
+        """Close the environments, with their workers, and the metrics file."""
+        self.run.close()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the policy for `upright.load`; see `Agent.save`."""

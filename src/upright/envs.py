@@ -8,6 +8,7 @@ answers with an `Outcome`, in which no autoreset is left to think about.
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import math
@@ -60,7 +61,7 @@ def make(
             raise EnvironmentFault(
                 f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
             )
-        if not _is_limited(env):
+        if not _is_limited(env) or (config.max_episode_steps is not None and not isinstance(source, str)):
             limit = config.max_episode_steps or DEFAULT_TIME_LIMIT
             env = gymnasium.wrappers.TimeLimit(env, limit)
             if config.max_episode_steps is None:
@@ -68,7 +69,7 @@ def make(
                     f"{name} has no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps)."
                 )
         for wrapper in config.wrapper:
-            env = _wrapper(wrapper)(env)
+            env = _wrap(env, wrapper)
         if config.discretize is not None:
             env = _discretize(env, name, config.discretize)
     return env, notices
@@ -137,20 +138,31 @@ def _is_limited(env: gymnasium.Env[Any, Any]) -> bool:
     return False
 
 
-def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
-    module, _, attribute = name.rpartition(":")
+def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
+    """Apply a wrapper written Class, module:Class or module:Class(key=value, …), the values plain Python literals."""
+    path, _, rest = text.partition("(")
+    module, _, name = path.strip().rpartition(":")
     try:
         home = importlib.import_module(module or "gymnasium.wrappers")
+        call = ast.parse(f"wrapper({rest or ')'}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("not a list of key=value")
+        arguments = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
     except ImportError as error:
-        raise SettingError(f"The wrapper {name!r} cannot be imported: {error}.") from error
-    found = getattr(home, attribute, None)
+        raise SettingError(f"The wrapper {text!r} cannot be imported: {error}.") from error
+    except (SyntaxError, ValueError) as error:
+        raise SettingError(f"The wrapper {text!r} cannot be read: write module:Class(key=value, …).") from error
+    found = getattr(home, name, None)
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
         known = [each for each in dir(home) if isinstance(getattr(home, each, None), type)]
         raise SettingError(
-            f"There is no wrapper {attribute!r} in {home.__name__}.{did_you_mean(attribute, known)} "
+            f"There is no wrapper {name!r} in {home.__name__}.{did_you_mean(name, known)} "
             "A wrapper is a class derived from gymnasium.Wrapper, written module:Class."
         )
-    return found
+    try:
+        return found(env, **arguments)
+    except Exception as error:
+        raise SettingError(f"The wrapper {text!r} cannot be applied: {_first_line(error)}.") from error
 
 
 def _discretize(env: gymnasium.Env[Any, Any], name: str, bins: int) -> gymnasium.Env[Any, Any]:
@@ -268,7 +280,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             raise self._fault(f"reset() returned {_shape_of(result)}, not (observation, info)")
         observation, info = result
         if self.has_masks is None:
-            self.has_masks = "action_mask" in info
+            self.has_masks = isinstance(info, dict) and "action_mask" in info
         return self._encode(observation), self._masks(info, ended=False)
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -312,9 +324,11 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         return float(reward)
 
     def _masks(self, info: Any, ended: bool) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            raise self._fault(f"info is {info!r}, not a dict")
         if not self.has_masks:
             return {}
-        if not isinstance(info, dict) or "action_mask" not in info:
+        if "action_mask" not in info:
             raise self._fault("info has no 'action_mask', though it had one at the first reset")
         try:
             mask = self.actions.mask(info["action_mask"])
@@ -425,6 +439,8 @@ class Vectorised:
         self.observations, self.actions = observations, actions
         self._mode = AutoresetMode(vector.metadata["autoreset_mode"])
         self._resetting = np.zeros(self.num_envs, bool)
+        # True after a fault or Ctrl-C in the midst of a step: workers that wait for each other can only be ended.
+        self._waiting = False
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
         with _quiet():
@@ -434,6 +450,7 @@ class Vectorised:
 
     def step(self, actions: np.ndarray) -> Outcome:
         with _quiet():
+            self._waiting = True
             obs, reward, terminated, truncated, info = self._vector.step(actions)
             mask = info.get("action_mask")
             next_obs, next_mask, valid = obs, mask, ~self._resetting
@@ -450,11 +467,12 @@ class Vectorised:
                 obs = np.where(ended.reshape(-1, *[1] * (obs.ndim - 1)), first, obs)
                 if mask is not None:
                     mask = np.where(ended[:, None], first_info["action_mask"], mask)
+            self._waiting = False
         return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, valid)
 
     def close(self) -> None:
         with _quiet():
-            self._vector.close()
+            self._vector.close(terminate=self._waiting)
 
 
 def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:

@@ -22,6 +22,10 @@ class EnvironmentFault(UprightError):
     """An environment could not be made, raised, or returned something that it must not."""
 
 
+class Diverged(UprightError):
+    """The loss is no longer a finite number, so neither is what was learned."""
+
+
 class RunError(UprightError):
     """A run folder or a saved policy that cannot be written or read."""
 

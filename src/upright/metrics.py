@@ -45,12 +45,15 @@ class Progress:
 
 
 class EpisodeStatistics:
-    """Counts returns and lengths of E environments while their episodes run."""
+    """Counts returns and lengths of E environments while their episodes run.
+
+    count: episodes so far · new: those that nobody has taken yet
+    """
 
     def __init__(self, num_envs: int) -> None:
         self._reward, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._recent: deque[Episode] = deque(maxlen=WINDOW)
-        self._new: list[Episode] = []
+        self.new: list[Episode] = []
         self.count = 0
 
     def add(self, step: int, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> None:
@@ -61,14 +64,14 @@ class EpisodeStatistics:
             for i in np.flatnonzero(ended):
                 episode = Episode(step, int(i), float(self._reward[i]), int(self._length[i]))
                 self._recent.append(episode)
-                self._new.append(episode)
+                self.new.append(episode)
                 self.count += 1
             self._reward[ended] = 0.0
             self._length[ended] = 0
 
     def take(self) -> tuple[Episode, ...]:
         """The episodes that ended since the last call."""
-        new, self._new = tuple(self._new), []
+        new, self.new = tuple(self.new), []
         return new
 
     def means(self) -> dict[str, float]:
@@ -103,7 +106,7 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = open(path, "a", encoding="utf-8")
         except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
+            raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
 
     def write(self, progress: Progress) -> None:
         lines: list[dict[str, Any]] = [
@@ -115,7 +118,8 @@ class JsonLines:
             }
             for episode in progress.episodes
         ]
-        lines.append({"step": progress.step, **progress.metrics})
+        if progress.metrics:
+            lines.append({"step": progress.step, **progress.metrics})
         self._file.write("".join(json.dumps(line) + "\n" for line in lines))
         self._file.flush()
 

@@ -58,18 +58,6 @@ class NoisyLinear(nn.Module):
         self.bias_noise.copy_(of_output)
 
 
-class Stream(nn.Module):
-    """The last hidden layer and the output layer: features `[..., F]` → `[..., outputs]`."""
-
-    def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, features: Tensor) -> Tensor:
-        output: Tensor = self.layers(features)
-        return output
-
-
 class Network(nn.Module):
     """Observations to what the loss learns: Q(s, ·) `[B, A]`, logits or quantiles `[B, A, N]`.
 
@@ -100,10 +88,10 @@ class Network(nn.Module):
             features = width
         self.torso = nn.Sequential(*torso)
 
-        def stream(outputs: int) -> Stream:
+        def stream(outputs: int) -> nn.Sequential:
             last = config.net_arch[-1:]
             layers = _hidden(linear, features, last[0], config) if last else []
-            return Stream(nn.Sequential(*layers, linear(last[0] if last else features, outputs)))
+            return nn.Sequential(*layers, linear(last[0] if last else features, outputs))
 
         per_action = self.outputs or 1
         self.advantage = stream(num_actions * per_action)

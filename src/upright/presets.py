@@ -25,8 +25,8 @@ from upright.errors import SettingError, did_you_mean
 
 _default = Config()
 
-# The PyTorch tutorial "Reinforcement Learning (DQN)", number for number. It acts greedily more often as
-# exp(−steps/1000), starts to learn when the memory holds one batch, and lets AdamW decay weights by 0.01.
+# The PyTorch tutorial "Reinforcement Learning (DQN)", number for number: ε falls as exp(−steps/1000), the first update
+# follows the step at which the memory holds one batch, and AdamW decays weights by 0.01, PyTorch's own default.
 _tutorial = Config(
     net_arch=(128, 128),
     loss=QLearning(error="huber"),
@@ -34,7 +34,7 @@ _tutorial = Config(
     gamma=0.99,
     n_steps=1,
     buffer_size=10_000,
-    learning_starts=128,
+    learning_starts=127,
     batch_size=128,
     train_freq=1,
     optimizer="adamw",
@@ -51,10 +51,10 @@ _tutorial = Config(
     exploration_time_constant=1_000.0,
 )
 
-# Mnih 2015, extended data table 1, in agent steps: the target network's 10,000 is in updates, one every
-# 4 steps; 50 million frames are 12.5 million steps of 4 frames.
+# Mnih 2015, extended data table 1, in steps of the agent, which are the frames that it sees: one of every 4 of the
+# emulator's. The target network's 10,000 is in updates, one every 4 steps.
 _dqn = Config(
-    total_timesteps=12_500_000,
+    total_timesteps=50_000_000,
     net_arch=(512,),
     loss=QLearning(error="huber"),
     munchausen=None,
@@ -73,7 +73,7 @@ _dqn = Config(
     target_update_interval=40_000,
     exploration_initial_eps=1.0,
     exploration_final_eps=0.1,
-    exploration_fraction=0.08,
+    exploration_fraction=0.02,
     log_interval=10_000,
 )
 

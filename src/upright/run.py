@@ -24,9 +24,8 @@ from upright.agent import Agent, write_atomically
 from upright.config import Config, Prioritised
 from upright.envs import EnvironmentSource, describe, make_vector, portable_name
 from upright.errors import RunError, SettingError
-from upright.metrics import EpisodeStatistics, JsonLines
-from upright.replay import NStep, PrioritisedReplay, ReplayMemory
-from upright.replay.ring import bytes_needed, check_memory, columns_for, in_gib
+from upright.metrics import EpisodeStatistics, JsonLines, Progress
+from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for
 
 RUN_SCHEMA = 1
 
@@ -36,6 +35,7 @@ class Run:
 
     step, updates: counts so far · obs `[E, *shape]`, mask `[E, A]`: what the next actions answer
     notices: what the user should be told before it starts · folder: where it is kept, or None
+    memory_bytes: what the replay memory takes
     Raises before anything is allocated or written when it could not work.
     """
 
@@ -65,9 +65,8 @@ class Run:
         config, vector = self.config, self.vector
         masked = None if self.mask is None else vector.actions.n
         columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
-        needed = bytes_needed(config.buffer_size, columns)
-        self.notices.append(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
-        check_memory(needed)
+        self.memory_bytes = bytes_needed(config.buffer_size, columns)
+        check_memory(self.memory_bytes)
         if config.learning_starts >= config.total_timesteps:
             self.notices.append(
                 f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
@@ -97,6 +96,18 @@ class Run:
         """Train to that many steps instead; schedules that span the run stretch with it."""
         self.config = self.config.override(total_timesteps=total_timesteps)
         self.agent.config = self.config
+
+    def report(self, metrics: dict[str, float]) -> Progress:
+        """What happened since the last report, which also goes into the run's folder, if it has one."""
+        progress = Progress(self.step, self.config.total_timesteps, self.episodes.take(), metrics)
+        if self.metrics is not None:
+            self.metrics.write(progress)
+        return progress
+
+    def flush(self) -> None:
+        """Write the episodes that ended since the last report."""
+        if self.metrics is not None and self.episodes.new:
+            self.report({})
 
     def save(self) -> None:
         """Write the policy as it is now into the run's folder, if it has one."""
@@ -128,10 +139,11 @@ class Run:
         description = _describe(self.source, self.config)
         experiment = folder.parent / "config.json"
         if _is_taken(folder):
-            raise RunError(f"{folder} already holds a run; choose another --seed or --out.")
+            raise RunError(f"{folder} already holds a run; choose another seed (--seed) or folder (--out).")
         if experiment.exists() and _read(experiment) != description:
             raise RunError(
-                f"{folder.parent} holds an experiment with another environment or other settings; choose another --out."
+                f"{folder.parent} holds an experiment with another environment or other settings; "
+                "choose another folder (--out)."
             )
         write_atomically(experiment, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -182,4 +194,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}; choose another --out.") from error
+        raise RunError(f"{path} cannot be read: {error}; choose another folder (--out).") from error

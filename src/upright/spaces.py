@@ -296,7 +296,7 @@ def to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
             "dtype": str(space.dtype),
         }
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape) if np.ndim(space.n) else int(space.n)}
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, to_dict(inner)] for key, inner in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):

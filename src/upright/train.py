@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from upright.config import Config
+from upright.errors import Diverged
 from upright.metrics import Progress
 from upright.run import Run
 
@@ -18,39 +19,39 @@ def train(run: Run) -> Iterator[Progress]:
     """
     config = run.config
     started, first_step = time.perf_counter(), run.step
-    while run.step < config.total_timesteps:
-        epsilon = exploration_rate(config, run.step)
-        action = run.agent.act(run.obs, run.mask, epsilon, run.random)
-        outcome = run.vector.step(action)
-        for transition in run.nstep.push(run.obs, action, run.mask, outcome):
-            run.replay.push(*transition)
-        run.obs, run.mask = outcome.obs, outcome.mask
-        before, run.step = run.step, run.step + int(outcome.valid.sum())
-        run.episodes.add(run.step, outcome.reward, outcome.terminated | outcome.truncated, outcome.valid)
-        learn(run, range(before + 1, run.step + 1))
+    try:
+        while run.step < config.total_timesteps:
+            epsilon = exploration_rate(config, run.step)
+            action = run.agent.act(run.obs, run.mask, epsilon, run.random)
+            outcome = run.vector.step(action)
+            for transition in run.nstep.push(run.obs, action, run.mask, outcome):
+                run.replay.push(*transition)
+            run.obs, run.mask = outcome.obs, outcome.mask
+            before, run.step = run.step, run.step + int(outcome.valid.sum())
+            run.episodes.add(run.step, outcome.reward, outcome.terminated | outcome.truncated, outcome.valid)
+            learn(run, range(before + 1, run.step + 1))
 
-        ended = run.step >= config.total_timesteps
-        evaluating = _crosses(config.eval_freq, before, run.step)
-        if evaluating or ended or _crosses(config.log_interval, before, run.step):
-            metrics = {
-                **run.episodes.means(),
-                "rollout/exploration_rate": epsilon,
-                **run.agent.learner.metrics(),
-                "train/learning_rate": learning_rate(config, run.step),
-                "train/n_updates": run.updates,
-                "time/episodes": run.episodes.count,
-                "time/total_timesteps": run.step,
-                "time/time_elapsed": time.perf_counter() - run.started,
-                "time/fps": (run.step - first_step) / (time.perf_counter() - started),
-            }
-            if evaluating:
-                evaluation = run.agent.evaluate(config.n_eval_episodes)
-                metrics["eval/mean_reward"] = evaluation.mean
-                metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
-            progress = Progress(run.step, config.total_timesteps, run.episodes.take(), metrics)
-            if run.metrics is not None:
-                run.metrics.write(progress)
-            yield progress
+            evaluating = _crosses(config.eval_freq, before, run.step)
+            if evaluating or run.step >= config.total_timesteps or _crosses(config.log_interval, before, run.step):
+                metrics = {
+                    **run.episodes.means(),
+                    "rollout/exploration_rate": epsilon,
+                    **run.agent.learner.metrics(),
+                    "train/learning_rate": learning_rate(config, run.step),
+                    "train/n_updates": run.updates,
+                    "time/episodes": run.episodes.count,
+                    "time/total_timesteps": run.step,
+                    "time/time_elapsed": time.perf_counter() - run.started,
+                    "time/fps": (run.step - first_step) / (time.perf_counter() - started),
+                }
+                _check_finite(metrics.get("train/loss", 0.0), run.step)
+                if evaluating:
+                    evaluation = run.agent.evaluate(config.n_eval_episodes)
+                    metrics["eval/mean_reward"] = evaluation.mean
+                    metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
+                yield run.report(metrics)
+    finally:
+        run.flush()  # the episodes since the last report, where a fault or Ctrl-C came before the next
 
 
 def learn(run: Run, steps: range) -> None:
@@ -80,6 +81,14 @@ def learning_rate(config: Config, step: int) -> float:
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
     return config.learning_rate * max(0.0, 1.0 - step / config.total_timesteps)
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"The loss is {loss} by step {step:,}, so nothing more can be learned: lower learning_rate, clip the "
+            "gradient with max_grad_norm, or scale the rewards down with a wrapper."
+        )
 
 
 def _crosses(interval: int, before: int, now: int) -> bool:

@@ -2,6 +2,27 @@
 
 from upright.replay.nstep import NStep
 from upright.replay.prioritised import PrioritisedReplay, SumTree
-from upright.replay.ring import Batch, Columns, ReplayMemory, Transition
+from upright.replay.ring import (
+    Batch,
+    Columns,
+    ReplayMemory,
+    Transition,
+    bytes_needed,
+    check_memory,
+    columns_for,
+    in_gib,
+)
 
-__all__ = ["Batch", "Columns", "NStep", "PrioritisedReplay", "ReplayMemory", "SumTree", "Transition"]
+__all__ = [
+    "Batch",
+    "Columns",
+    "NStep",
+    "PrioritisedReplay",
+    "ReplayMemory",
+    "SumTree",
+    "Transition",
+    "bytes_needed",
+    "check_memory",
+    "columns_for",
+    "in_gib",
+]
