@@ -1,6 +1,6 @@
 """An environment of one's own: fetch the key at the left end, then open the door at the right end.
 
-python custom_env.py    or    PYTHONPATH=. upright train custom_env:Corridor --total-timesteps 5000
+python custom_env.py        or        upright train custom_env:Corridor --total-timesteps 5000
 """
 
 import gymnasium

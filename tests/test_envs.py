@@ -74,9 +74,8 @@ def test_every_vector_and_autoreset_mode_goes_through_the_same_transitions() -> 
 def test_make_vector_is_the_same_in_process_and_in_workers() -> None:
     rolls = []
     for mode in ("sync", "async"):
-        vector, notices = make_vector(Masked, Config(num_envs=2, vectorization_mode=mode, max_episode_steps=11), 5)
+        vector = make_vector(Masked, Config(num_envs=2, vectorization_mode=mode, max_episode_steps=11), 5)
         assert isinstance(vector, InProcess if mode == "sync" else Vectorised)
-        assert notices == []
         obs, mask = vector.reset()
         seen = [obs, mask]
         for _ in range(40):
@@ -138,7 +137,7 @@ def test_truncation_is_not_termination_and_the_last_observation_is_kept() -> Non
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_fault_is_named_where_it_happens(fault: str, says: str, mode: str) -> None:
     config = Config(env_kwargs={"fault": fault}, num_envs=2, vectorization_mode=mode)
-    vector, _ = make_vector(Faulty, config, 0)
+    vector = make_vector(Faulty, config, 0)
     with pytest.raises(EnvironmentFault) as caught:
         vector.reset()
         for _ in range(5):
@@ -194,15 +193,20 @@ def test_a_last_mask_of_zeros_is_no_fault() -> None:
     assert environment.step(info["action_mask"].argmax())[4]["action_mask"].all()
 
 
+def notices_of(source, config: Config) -> tuple[gymnasium.Env, list[str]]:
+    notices: list[str] = []
+    return make(source, config, notify=notices.append), notices
+
+
 def test_time_limits() -> None:
-    assert make("CartPole-v1", Config())[1] == []
+    assert notices_of("CartPole-v1", Config())[1] == []
     for source, name in (("CliffWalking-v1", "CliffWalking-v1"), (Noisy, "Noisy")):
-        env, notices = make(source, Config())
+        env, notices = notices_of(source, Config())
         assert notices == [f"{name} has no time limit: episodes are truncated after 1,000 steps (--max-episode-steps)."]
         env.close()
     limited = lambda: gymnasium.wrappers.TimeLimit(Noisy(100), 50)
     for source in ("CliffWalking-v1", "CartPole-v1", functools.partial(Noisy, length=100), limited):
-        env, notices = make(source, Config(max_episode_steps=3))
+        env, notices = notices_of(source, Config(max_episode_steps=3))
         assert notices == []
         env.reset(seed=0)
         start = env.action_space.start
@@ -210,14 +214,20 @@ def test_time_limits() -> None:
         env.close()
 
 
+def test_notices_are_logged_once_for_all_environments_of_a_run(caplog) -> None:
+    make_vector(Noisy, Config(num_envs=3), 0).close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Noisy has no time limit" in caplog.text
+
+
 def test_an_old_version_that_can_still_be_made_says_what_succeeds_it() -> None:
-    assert make("CartPole-v0", Config())[1] == ["CartPole-v0 is out of date: CartPole-v1 succeeds it."]
+    assert notices_of("CartPole-v0", Config())[1] == ["CartPole-v0 is out of date: CartPole-v1 succeeds it."]
 
 
 def test_environments_by_module() -> None:
-    env, _ = make("environments:Noisy", Config(env_kwargs={"length": 4}))
+    env = make("environments:Noisy", Config(env_kwargs={"length": 4}))
     assert isinstance(env.unwrapped, Noisy) and env.unwrapped.length == 4
-    env, _ = make("minigrid:MiniGrid-Empty-5x5-v0", Config(wrapper=("minigrid.wrappers:ImgObsWrapper",)))
+    env = make("minigrid:MiniGrid-Empty-5x5-v0", Config(wrapper=("minigrid.wrappers:ImgObsWrapper",)))
     assert env.observation_space.shape == (7, 7, 3)
     with pytest.raises(EnvironmentFault, match=r"no environment 'Nosy'.* Did you mean 'Noisy'"):
         make("environments:Nosy", Config())
@@ -234,7 +244,7 @@ def test_portable_names() -> None:
 
 def test_wrappers_by_name_apply_innermost_first() -> None:
     config = Config(wrapper=("FlattenObservation", "gymnasium.wrappers:RecordEpisodeStatistics"))
-    env, _ = make("CartPole-v1", config)
+    env = make("CartPole-v1", config)
     assert isinstance(env, gymnasium.wrappers.RecordEpisodeStatistics)
     assert isinstance(env.env, gymnasium.wrappers.FlattenObservation)
     with pytest.raises(
@@ -251,7 +261,7 @@ def test_wrappers_by_name_apply_innermost_first() -> None:
     ):
         with pytest.raises(SettingError, match=says):
             make("CartPole-v1", Config(wrapper=(text,)))
-    stacked, _ = make("CartPole-v1", Config(wrapper=("FrameStackObservation(stack_size=4, padding_type='zero')",)))
+    stacked = make("CartPole-v1", Config(wrapper=("FrameStackObservation(stack_size=4, padding_type='zero')",)))
     assert stacked.observation_space.shape == (4, 4)
     with pytest.raises(SettingError, match="A wrapper is a class derived from gymnasium.Wrapper"):
         make("CartPole-v1", Config(wrapper=("os:system",)))

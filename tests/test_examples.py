@@ -25,12 +25,11 @@ def said(cell):
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
-def run(*words, cwd, **variables):
+def run(*words, cwd):
     """Run Python with those words; its standard output, once it has ended well."""
     ended = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=cwd,
-        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=600,
@@ -81,7 +80,7 @@ def test_an_environment_of_ones_own_is_learned_to_the_optimum(tmp_path):
 
 def test_an_environment_of_ones_own_trains_from_the_command_line(tmp_path):
     words = ["train", "custom_env:Corridor", "--total-timesteps", 5_000, "--out", tmp_path / "run", "--json"]
-    printed = run("-m", "upright.cli", *words, cwd=tmp_path, PYTHONPATH=str(EXAMPLES))
+    printed = run(Path(sys.executable).with_name("upright"), *words, cwd=EXAMPLES)
     assert json.loads(printed.splitlines()[-1])["final_mean"] == -9.0
 
 

@@ -9,10 +9,11 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,48 +127,42 @@ def envs(arguments: Envs) -> int:
 
 
 def train(arguments: Train) -> int:
-    from upright.metrics import Sink, TensorBoard, Terminal
-    from upright.replay import in_gib
-    from upright.run import Run, new_folder, seed_folder
+    from upright.run import new_folder, seed_folder
 
     config, started = arguments.config, time.perf_counter()
-    sinks: list[Sink] = []
     if arguments.out is None:
         folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
     else:
         folder = seed_folder(arguments.out, arguments.seed)
     console = _console(sys.stderr if arguments.json else sys.stdout)
+    with _printed(console, arguments.quiet) as say:
+        result = _train(arguments, folder, console, say, started)
+    if arguments.json:
+        print(json.dumps(result))
+    return INTERRUPTED if result["episodes"] == 0 else 0
 
-    def say(text: str) -> None:
-        if not arguments.quiet:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    if arguments.tensorboard:
-        sinks.append(TensorBoard(folder / "tensorboard"))
-    run = Run(arguments.env, config, arguments.seed, folder)
+def _train(arguments: Train, folder: Path, console: Any, say: Callable[[str], None], started: float) -> dict[str, Any]:
+    """Train, evaluate and save; the result, without an evaluation if Ctrl-C ended it."""
+    from upright.metrics import TensorBoard, Terminal
+    from upright.run import Run
+
+    sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
+    run = Run(arguments.env, arguments.config, arguments.seed, folder)
     _one_thread_for_vectors(run)
     try:
-        for notice in run.notices:
-            say(notice)
-        say(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(run.memory_bytes)}.")
-        learner = run.agent.learner
-        say(f"Training {run.name} for {config.total_timesteps:,} steps: engine {learner.engine} on {learner.device}.")
+        learner, total = run.agent.learner, run.config.total_timesteps
+        say(f"Training {run.name} for {total:,} steps: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
-            sinks.append(Terminal(console, config.total_timesteps, run.name))
-        interrupted = _train(run, sinks)
+            sinks.append(Terminal(console, total, run.name))
+        finished = _loop(run, sinks)
         run.save()
-        evaluation = None
-        if interrupted:
-            say(f"Stopped at step {run.step:,}; what was learned is saved.")
-        else:
-            evaluation = run.agent.evaluate(FINAL_EPISODES)
-            say(f"Final policy: {evaluation}.")
+        evaluation = run.agent.evaluate(FINAL_EPISODES) if finished else None
         result = _result(arguments, run, evaluation, time.perf_counter() - started)
         run.save_result(result)
+        say(f"Final policy: {evaluation}." if finished else f"Stopped at step {run.step:,}; what was learned is saved.")
         say(f"Run: {folder}")
-        if arguments.json:
-            print(json.dumps(result))
-        return INTERRUPTED if interrupted else 0
+        return result
     except UprightError as error:
         if run.step == 0:
             run.discard()
@@ -179,17 +174,39 @@ def train(arguments: Train) -> int:
         run.close()
 
 
-def _train(run: "Run", sinks: "list[Sink]") -> bool:
-    """Run the loop; whether Ctrl-C ended it."""
+@contextlib.contextmanager
+def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Print what is logged meanwhile, and what is said through the function that this yields."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    logger, handler = logging.getLogger("upright"), logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield say
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _loop(run: "Run", sinks: "list[Sink]") -> bool:
+    """Run the loop to its end, unless Ctrl-C ends it; whether it got there."""
     from upright.train import train
 
     try:
         for progress in train(run):
             for sink in sinks:
                 sink.write(progress)
-        return False
-    except KeyboardInterrupt:
         return True
+    except KeyboardInterrupt:
+        return False
     finally:
         for sink in sinks:
             sink.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,6 @@ class DQN:
         place = None if folder is None else seed_folder(Path(folder), seed)
         self.run = Run(env, config.override(**settings), seed, place, network)
         self.agent = self.run.agent
-        for notice in self.run.notices:
-            warnings.warn(notice, stacklevel=2)
 
     @property
     def config(self) -> Config:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import logging
 import math
 import multiprocessing
 import numbers
@@ -30,6 +31,8 @@ from upright.config import Config
 from upright.errors import EnvironmentFault, SettingError, UprightError, did_you_mean
 from upright.spaces import Actions, Observations, undiscretizable
 
+logger = logging.getLogger("upright")
+
 DEFAULT_TIME_LIMIT = 1_000
 
 # What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment.
@@ -37,14 +40,17 @@ EnvironmentSource = str | Callable[..., gymnasium.Env[Any, Any]]
 
 
 def make(
-    source: EnvironmentSource, config: Config, render_mode: str | None = None
-) -> tuple[gymnasium.Env[Any, Any], list[str]]:
-    """The environment with its wrappers, and what the user should be told about it.
+    source: EnvironmentSource,
+    config: Config | None = None,
+    render_mode: str | None = None,
+    notify: Callable[[str], None] = logger.warning,
+) -> gymnasium.Env[Any, Any]:
+    """The environment with its wrappers; `notify` is told what its user should know, such as a time limit.
 
     Raises EnvironmentFault when it cannot be made, and SettingError for a wrapper that does not exist.
     """
+    config = Config() if config is None else config
     name = describe(source)
-    notices = []
     arguments = dict(config.env_kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
@@ -52,7 +58,7 @@ def make(
         if isinstance(source, str):
             env, newer = _make_by_name(source, arguments, config.max_episode_steps)
             if newer:
-                notices.append(f"{source} is out of date: {newer} succeeds it.")
+                notify(f"{source} is out of date: {newer} succeeds it.")
         else:
             env = source(**arguments)
         made: object = env
@@ -65,14 +71,12 @@ def make(
             limit = config.max_episode_steps or DEFAULT_TIME_LIMIT
             env = gymnasium.wrappers.TimeLimit(env, limit)
             if config.max_episode_steps is None:
-                notices.append(
-                    f"{name} has no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps)."
-                )
+                notify(f"{name} has no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps).")
         for wrapper in config.wrapper:
             env = _wrap(env, wrapper)
         if config.discretize is not None:
             env = _discretize(env, name, config.discretize)
-    return env, notices
+    return env
 
 
 def describe(source: EnvironmentSource) -> str:
@@ -486,18 +490,18 @@ def make_environment(
     # A worker leaves Ctrl-C to the process that trains, which closes its workers.
     if multiprocessing.current_process().name.startswith("Worker<"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Environment(make(source, config, render_mode)[0], describe(source), run_seed, index)
+    env = make(source, config, render_mode, notify=lambda _: None)  # who made the first one was told
+    return Environment(env, describe(source), run_seed, index)
 
 
-def make_vector(source: EnvironmentSource, config: Config, run_seed: int) -> tuple[Vector, list[str]]:
-    """All environments of a run, in this process or in workers, and what the user should be told about them."""
-    env, notices = make(source, config)
-    first = Environment(env, describe(source), run_seed, 0)
+def make_vector(source: EnvironmentSource, config: Config, run_seed: int) -> Vector:
+    """All environments of a run, in this process or in workers."""
+    first = Environment(make(source, config), describe(source), run_seed, 0)
     if config.vectorization_mode == "sync":
         others = (make_environment(source, config, run_seed, index) for index in range(1, config.num_envs))
-        return InProcess([first, *others]), notices
+        return InProcess([first, *others])
     first.close()
     thunks = [functools.partial(make_environment, source, config, run_seed, index) for index in range(config.num_envs)]
     with _quiet():
         vector = AsyncVectorEnv(thunks, autoreset_mode=AutoresetMode.SAME_STEP)
-    return Vectorised(vector, first.observations, first.actions), notices
+    return Vectorised(vector, first.observations, first.actions)

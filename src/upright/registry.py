@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from upright.config import Config
 from upright.envs import make, successor
 from upright.errors import UprightError
 from upright.spaces import Actions, Observations, suggested_bins, undiscretizable
@@ -38,7 +37,7 @@ def inspect(name: str) -> Entry:
     spec = gymnasium.registry.get(name)
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
     try:
-        env, _ = make(name, Config())
+        env = make(name, notify=lambda _: None)
     except UprightError as error:
         newest = successor(name)
         if newest is not None and newest != name and newest not in str(error):

@@ -22,10 +22,10 @@ import numpy as np
 import upright
 from upright.agent import Agent, write_atomically
 from upright.config import Config, Prioritised
-from upright.envs import EnvironmentSource, describe, make_vector, portable_name
+from upright.envs import EnvironmentSource, describe, logger, make_vector, portable_name
 from upright.errors import RunError, SettingError
 from upright.metrics import EpisodeStatistics, JsonLines, Progress
-from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for
+from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for, in_gib
 
 RUN_SCHEMA = 1
 
@@ -34,8 +34,8 @@ class Run:
     """Everything that `train` advances.
 
     step, updates: counts so far · obs `[E, *shape]`, mask `[E, A]`: what the next actions answer
-    notices: what the user should be told before it starts · folder: where it is kept, or None
-    memory_bytes: what the replay memory takes
+    folder: where it is kept, or None
+    What its user should know goes to the logger "upright".
     Raises before anything is allocated or written when it could not work.
     """
 
@@ -50,7 +50,7 @@ class Run:
         if seed < 0:
             raise SettingError(f"seed is {seed}, but it has to be 0 or more.")
         self.source, self.config, self.seed, self.folder = source, config, seed, folder
-        self.vector, self.notices = make_vector(source, config, seed)
+        self.vector = make_vector(source, config, seed)
         try:
             self.obs, self.mask = self.vector.reset()
             self._build(network)
@@ -65,10 +65,11 @@ class Run:
         config, vector = self.config, self.vector
         masked = None if self.mask is None else vector.actions.n
         columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
-        self.memory_bytes = bytes_needed(config.buffer_size, columns)
-        check_memory(self.memory_bytes)
+        needed = bytes_needed(config.buffer_size, columns)
+        logger.info(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
+        check_memory(needed)
         if config.learning_starts >= config.total_timesteps:
-            self.notices.append(
+            logger.warning(
                 f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
                 f"total_timesteps ({config.total_timesteps:,})."
             )
