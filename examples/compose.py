@@ -6,15 +6,12 @@ python compose.py [--total-timesteps 30000]        takes about a minute on one c
 import argparse
 from dataclasses import replace
 
-import torch
-
 from upright import Categorical, Config, Munchausen, Prioritised, Run, UprightError
 from upright.train import train
 
 parser = argparse.ArgumentParser(description="Train Rainbow on CartPole-v1.")
 parser.add_argument("--total-timesteps", type=int, default=30_000)
 arguments = parser.parse_args()
-torch.set_num_threads(1)  # networks this small are fastest on a single core
 
 rainbow = replace(
     Config(),

@@ -4,7 +4,6 @@ python custom_env.py        or        upright train custom_env:Corridor --total-
 """
 
 import gymnasium
-import torch
 from gymnasium.spaces import Dict, Discrete
 
 import upright
@@ -32,7 +31,6 @@ class Corridor(gymnasium.Env):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # networks this small are fastest on a single core
     agent = upright.DQN(Corridor, max_episode_steps=100, total_timesteps=3_000, learning_starts=500).learn()
     mean = agent.evaluate(episodes=10).mean
     print(f"Mean return {mean:g}. The best possible is -9: 3 steps to the key, 6 to the door.")

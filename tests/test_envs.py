@@ -16,17 +16,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import environments
 from environments import Faulty, Masked, Noisy, Scripted, Spaces
 from upright.config import Config
-from upright.envs import (
-    Environment,
-    InProcess,
-    Vectorised,
-    episode_seed,
-    make,
-    make_environment,
-    make_vector,
-    portable_name,
-)
+from upright.envs import Environment, InProcess, Vectorised, episode_seed, make_environment, make_vector
 from upright.errors import EnvironmentFault, SettingError, UprightError
+from upright.sources import make, portable_name
 from upright.spaces import Actions
 
 

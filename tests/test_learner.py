@@ -12,6 +12,7 @@ from torch import nn
 from upright.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Uniform
 from upright.errors import SettingError
 from upright.learners import Problem, make_learner
+from upright.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.presets import preset
 from upright.replay import Batch, Transition
 
@@ -28,6 +29,10 @@ EVERYTHING = {
     name: {"loss": loss, "munchausen": Munchausen(), "dueling": True, "noisy": True, "layer_norm": True}
     for name, loss in LOSSES.items()
 }
+
+
+def with_double(loss):
+    return type(loss)(**{**vars(loss), "double": True})
 
 
 def plain(**settings):
@@ -257,6 +262,52 @@ def test_the_bootstrap_asks_the_network_that_it_should(double):
     np.testing.assert_allclose(learner.update(batch, 0.0), np.abs(error), rtol=0, atol=1e-12)
 
 
+@pytest.fixture
+def float64():
+    """Build upright's own networks in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("bootstrap", ["greedy", "double", "munchausen"])
+def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
+    loss = with_double(LOSSES[kind]) if bootstrap == "double" else LOSSES[kind]
+    munchausen = Munchausen(temperature=0.5) if bootstrap == "munchausen" else None
+    learner = make_learner(plain(loss=loss, munchausen=munchausen, replay=Prioritised()), PROBLEM, 0)
+    learner.load_parameters({name: 2 * value for name, value in learner.parameters().items()})
+    learner.update(random_batch(64, seed=1), 1.0)  # now the two networks differ
+    batch = random_batch(64, seed=2).transition
+    # The fractions that the learner will draw: the online network's, then the target's.
+    random = torch.Generator()
+    random.set_state(learner._random.get_state())
+    online_fractions, target_fractions = torch.rand(64, 5, generator=random), torch.rand(64, 6, generator=random)
+
+    def output(network, obs, fractions):
+        arguments = (fractions,) if isinstance(loss, ImplicitQuantile) else ()
+        return network(torch.from_numpy(obs).double(), *arguments)
+
+    def values(network, obs):
+        policy_fractions = torch.tensor([[1 / 8, 3 / 8, 5 / 8, 7 / 8]]).expand(64, -1)
+        return action_values(loss, output(network, obs, policy_fractions))
+
+    online, target = learner.online, learner.target
+    with torch.no_grad():
+        predictions = Predictions(
+            online=output(online, batch.obs, online_fractions),
+            fractions=online_fractions if isinstance(loss, ImplicitQuantile) else midpoints(5, online_fractions),
+            target_next=output(target, batch.next_obs, target_fractions),
+            q_next=values(online if bootstrap == "double" else target, batch.next_obs),
+            q=values(target, batch.obs),
+        )
+    columns = [torch.from_numpy(each) for each in (batch.action, batch.reward, batch.discount)]
+    _, expected = temporal_difference(loss, munchausen, predictions, Transitions(*columns, None, None))
+    np.testing.assert_array_equal(learner.q_values(batch.obs), values(online, batch.obs).detach().numpy())
+    actual = learner.update(Batch(batch, np.arange(64), None), 0.0)
+    np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-12)
+
+
 # Importance weights
 
 
@@ -310,10 +361,6 @@ def combinations():
         flags = {"dueling": dueling, "noisy": noisy, "prioritised": prioritised}
         named = "-".join([kind, bootstrap, *[name for name, value in flags.items() if value]])
         yield pytest.param(kind, bootstrap, dueling, noisy, prioritised, id=named)
-
-
-def with_double(loss):
-    return type(loss)(**{**vars(loss), "double": True})
 
 
 @pytest.mark.parametrize(("kind", "bootstrap", "dueling", "noisy", "prioritised"), combinations())
@@ -546,15 +593,21 @@ def test_building_a_learner_leaves_a_networks_buffers_alone():
     assert_same(state(learner.target), state(network))
 
 
-def test_buffers_reach_the_target_with_its_update_alone():
+def test_buffers_reach_the_target_with_its_update():
     learner = make_learner(plain(tau=0.5), PROBLEM, 0, network_with_batch_norm())
+    for update in range(3):
+        learner.update(random_batch(seed=update), 0.1)
+        assert (learner.online[1].running_mean != learner.target[1].running_mean).all()
+        learner.update_target()
+        for target, online in zip(learner.target.buffers(), learner.online.buffers(), strict=True):
+            assert torch.equal(target, online)
+
+
+def test_no_update_moves_the_target_networks_buffers():
+    learner = make_learner(plain(), PROBLEM, 0, network_with_batch_norm())
     before = state(learner.target)
     learner.update(random_batch(), 0.1)
-    assert (learner.online[1].running_mean != before["1.running_mean"]).all()
     assert_same(state(learner.target), before)
-    learner.update_target()
-    for target, online in zip(learner.target.buffers(), learner.online.buffers(), strict=True):
-        assert torch.equal(target, online)
 
 
 def test_acting_uses_a_network_of_ones_own_in_evaluation_mode():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_every_id_of_the_tutorial_has_a_true_verdict(name: str) -> None:
         assert isinstance(space, spaces.Box) and 2 ** space.shape[0] > 4096
         assert f"even 2 bins in each of its {space.shape[0]} dimensions" in entry.verdict
         return
-    bins = int(entry.verdict.rpartition(" ")[2]) if "--discretize" in entry.verdict else None
+    bins = int(re.search(r"discretize (\d+)", entry.verdict)[1]) if "--discretize" in entry.verdict else None
     image = "uint8" in entry.observation
     config = Config(
         total_timesteps=30 if image else 60, learning_starts=20, batch_size=8, train_freq=8, net_arch=(8,), discretize=bins
@@ -85,6 +87,7 @@ def test_the_registry_lists_every_id_in_order_and_filters() -> None:
 
 def test_entries_tell_spaces_threshold_and_verdict() -> None:
     assert inspect("CartPole-v1") == Entry("CartPole-v1", "Box[4] float32", "Discrete(2)", 475.0, "trains")
+    assert inspect("CartPole-v0").verdict == "trains (CartPole-v1 succeeds it)"
     assert inspect("Pendulum-v1").verdict == "trains with --discretize 11"
     assert inspect("Blackjack-v1").observation == "Tuple(Discrete(32), Discrete(11), Discrete(2))"
 

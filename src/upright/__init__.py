@@ -18,12 +18,12 @@ if TYPE_CHECKING:
         Uniform,
     )
     from upright.dqn import DQN
-    from upright.envs import make
     from upright.errors import UprightError
     from upright.evaluate import Evaluation
     from upright.presets import PRESETS
     from upright.replay import ReplayMemory
     from upright.run import Run
+    from upright.sources import make
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ _HOMES = {
     "Uniform": "config",
     "UprightError": "errors",
     "load": "agent",
-    "make": "envs",
+    "make": "sources",
 }
 
 __all__ = [

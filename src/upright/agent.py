@@ -15,9 +15,9 @@ from gymnasium import spaces
 import upright
 from upright import evaluate as evaluation
 from upright.config import Config
-from upright.envs import EnvironmentSource, portable_name
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.learners import Learner, Problem, make_learner
+from upright.sources import EnvironmentSource, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
 POLICY_SCHEMA = 1

@@ -2,7 +2,7 @@
 
 A variant of DQN is a value of `Config`, never a class:
 
-    rainbow = replace(config, dueling=True, noisy=True, n_steps=3,
+    rainbow = replace(config, munchausen=None, dueling=True, noisy=True, n_steps=3,
                       replay=Prioritised(), loss=Categorical(double=True))
 
 The text under each field gives its meaning, unit, range and source; `upright train --help` prints it.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.envs import EnvironmentSource
 from upright.errors import SettingError
 from upright.evaluate import Evaluation
 from upright.metrics import Terminal
 from upright.presets import preset as find_preset
 from upright.run import Run, seed_folder
+from upright.sources import EnvironmentSource
 from upright.train import train
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.envs import Environment, EnvironmentSource, episode_seed, make_environment
+from upright.envs import Environment, episode_seed, make_environment
+from upright.sources import EnvironmentSource
 
 # Stands where a training environment's index stands in `episode_seed`, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from upright.envs import make, successor
 from upright.errors import UprightError
+from upright.sources import make, successor
 from upright.spaces import Actions, Observations, suggested_bins, undiscretizable
 
 
@@ -17,7 +17,7 @@ from upright.spaces import Actions, Observations, suggested_bins, undiscretizabl
 class Entry:
     """One id: its spaces as text, Gymnasium's reward threshold, and the verdict.
 
-    verdict: "trains", "trains with --discretize N", or a sentence that says why not
+    verdict: "trains", "trains with --discretize N", or a sentence that says why not; and who succeeds the id
     """
 
     id: str
@@ -44,7 +44,10 @@ def inspect(name: str) -> Entry:
             return Entry(name, "", "", threshold, f"{error} {newest} succeeds it.")
         return Entry(name, "", "", threshold, str(error))
     try:
-        return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, _verdict(env))
+        verdict, newest = _verdict(env), successor(name)
+        if newest is not None and newest != name:
+            verdict = f"{verdict} ({newest} succeeds it)"
+        return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, verdict)
     finally:
         env.close()
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 
 from upright.agent import Agent
-from upright.envs import EnvironmentSource, describe, episode_seed, make_environment
+from upright.envs import episode_seed, make_environment
 from upright.errors import EnvironmentFault
 from upright.evaluate import EVALUATION_INDEX
+from upright.sources import EnvironmentSource, describe
 
 
 def watch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from upright.losses import Predictions, Transitions, action_values, midpoints, t
 from upright.networks import Network, outputs_per_action
 from upright.replay import Batch
 
+ENOUGH_FOR_THREADS = 1_000_000
 RMSPROP_DECAY = 0.95  # of both moments: Mnih 2015, extended data table 1
 
 
@@ -26,6 +28,9 @@ class TorchLearner:
     `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
     `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Without it the
     settings decide. It computes in the dtype of its own parameters.
+
+    A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
+    it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, one sets PyTorch to one thread.
     """
 
     engine = "torch"
@@ -66,6 +71,9 @@ class TorchLearner:
         self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
         self._updates = 0
         self._check_output()
+        small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
+        if small and self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
 
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
         with torch.inference_mode():
