@@ -182,13 +182,6 @@ def test_a_terminal_target_is_the_reward(huge):
     assert_equal(munchausen_target(SETTINGS, reward, nothing, action, q, q_next), [1.5], 0)
 
 
-@pytest.mark.parametrize("infinite", [math.inf, -math.inf])
-def test_a_terminal_target_is_the_reward_whatever_follows(infinite):
-    reward, nothing, q_next = tensor([1.5]), tensor([0.0]), tensor([[infinite, infinite]])
-    assert_equal(q_learning_target(reward, nothing, q_next), [1.5], 0)
-    assert_equal(double_q_target(reward, nothing, q_next, q_next), [1.5], 0)
-
-
 # Munchausen
 
 # At temperature 1/2 the values 0 and ln(3)/2 have logits 0 and ln 3: the policy is 1/4, 3/4.

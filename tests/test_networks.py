@@ -184,11 +184,11 @@ def test_the_value_stream_moves_all_actions_alike_and_the_advantage_stream_none_
     obs, fractions = observations(), fractions_for(kind)
     before = network(obs, fractions)
     with torch.no_grad():
-        network.value.layers[-1].bias += 0.75
+        network.value[-1].bias += 0.75
     assert_equal(network(obs, fractions) - before, torch.full_like(before, 0.75))
     with torch.no_grad():
-        network.advantage.layers[-1].weight += 1.0
-        network.advantage.layers[-1].bias += torch.randn(network.advantage.layers[-1].bias.shape)
+        network.advantage[-1].weight += 1.0
+        network.advantage[-1].bias += torch.randn(network.advantage[-1].bias.shape)
     assert_equal((network(obs, fractions) - before).mean(dim=1), torch.full_like(before[:, 0], 0.75))
 
 

@@ -26,7 +26,8 @@ from upright.errors import SettingError, did_you_mean
 _default = Config()
 
 # The PyTorch tutorial "Reinforcement Learning (DQN)", number for number: ε falls as exp(−steps/1000), the first update
-# follows the step at which the memory holds one batch, and AdamW decays weights by 0.01, PyTorch's own default.
+# follows the step at which the memory holds one batch, and AdamW decays weights by 0.01, PyTorch's own default. This is
+# the edition with a learning rate of 1e-4; a later one has 3e-4, ε to 0.01, and exp(−steps/2500).
 _tutorial = Config(
     net_arch=(128, 128),
     loss=QLearning(error="huber"),

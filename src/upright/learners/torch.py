@@ -27,7 +27,8 @@ class TorchLearner:
 
     `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
     `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Without it the
-    settings decide. It computes in the dtype of its own parameters.
+    settings decide. It computes in the dtype of its own parameters. Layers of its own that draw at random, such as
+    Dropout, draw from PyTorch's global generator.
 
     A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
     it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, one sets PyTorch to one thread.
@@ -47,13 +48,13 @@ class TorchLearner:
         self.device = str(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.online = self._build(network).to(self._device)
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.online.train()
-        self.target.train()
+            self.online = self._build(network).to(self._device).eval()
+            self._check_output()
+        # upright's own layers know no modes but the noisy ones; a user's may.
+        self._has_modes = config.noisy or network is not None
+        # Only noise is left on while learning: a target network's own statistics and masks are not to move.
+        self.target = copy.deepcopy(self.online).requires_grad_(False).train(config.noisy)
         trainable = [each for each in self.online.parameters() if each.requires_grad]
-        if not trainable:
-            raise SettingError("network has no parameters to train; give it some.")
         self._dtype = trainable[0].dtype
         # All parameters live in one vector, of which each layer's are views: the optimiser, the clipping and the
         # target update are then a few operations on one tensor, not a few on each layer.
@@ -70,7 +71,6 @@ class TorchLearner:
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
         self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
         self._updates = 0
-        self._check_output()
         small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
         if small and self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
@@ -79,7 +79,7 @@ class TorchLearner:
         with torch.inference_mode():
             if explore and self.config.noisy:
                 self.online.resample(self._random)
-            self._set_training(explore)
+            self._set_training(explore and self.config.noisy)
             q = self._action_values(self.online, self._observations(obs))
         return q.cpu().numpy()
 
@@ -151,7 +151,7 @@ class TorchLearner:
         self.target.load_state_dict(state)
 
     def _set_training(self, training: bool) -> None:
-        if self.online.training != training:
+        if self._has_modes and self.online.training != training:
             self.online.train(training)
 
     def _predict(self, obs: Tensor, next_obs: Tensor) -> Predictions:
@@ -219,6 +219,8 @@ class TorchLearner:
         built = network if isinstance(network, nn.Module) else network(problem)
         if not isinstance(built, nn.Module):
             raise SettingError(f"network gave a {type(built).__name__}, not a torch.nn.Module.")
+        if not any(each.requires_grad for each in built.parameters()):
+            raise SettingError("network has no parameters to train; give it some.")
         return copy.deepcopy(built)
 
     def _check_output(self) -> None:
@@ -227,7 +229,8 @@ class TorchLearner:
         expected = (2, self.problem.num_actions, *(() if outputs is None else (outputs,)))
         if isinstance(self.online, Network):
             return
-        probe = torch.zeros(2, *self.problem.observation_shape, dtype=self._dtype, device=self._device)
+        dtype = next((each.dtype for each in self.online.parameters()), torch.float32)
+        probe = torch.zeros(2, *self.problem.observation_shape, dtype=dtype, device=self._device)
         try:
             with torch.no_grad():
                 shape = tuple(self.online(probe).shape)
