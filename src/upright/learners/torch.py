@@ -65,7 +65,9 @@ class TorchLearner:
         names = [name for name, each in self.online.named_parameters() if each.requires_grad]
         targets = dict(self.target.named_parameters())
         self._target_parameters = _flatten([targets[name] for name in names])
-        self._buffers = list(zip(self.target.buffers(), self.online.buffers(), strict=True))
+        # upright's own buffers hold noise, which each network draws for itself, or constants.
+        own = network is None
+        self._buffers = [] if own else list(zip(self.target.buffers(), self.online.buffers(), strict=True))
         self._optimizer = _optimizer(config, self._parameters)
         self._random = torch.Generator(self._device).manual_seed(seed)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
