@@ -98,14 +98,14 @@ class TorchLearner:
             predictions,
             Transitions(
                 self._tensor(transition.action),
-                self._tensor(transition.reward).to(self._dtype),
-                self._tensor(transition.discount).to(self._dtype),
+                self._numbers(transition.reward),
+                self._numbers(transition.discount),
                 None if transition.mask is None else self._tensor(transition.mask),
                 None if transition.next_mask is None else self._tensor(transition.next_mask),
             ),
         )
         if batch.weight is not None:
-            per_sample = per_sample * self._tensor(batch.weight).to(self._dtype)
+            per_sample = per_sample * self._numbers(batch.weight)
         loss = per_sample.mean()
 
         gradient = self._parameters.grad
@@ -201,6 +201,10 @@ class TorchLearner:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+    def _numbers(self, array: np.ndarray) -> Tensor:
+        # Converted before it moves, because mps has no float64.
+        return torch.from_numpy(array).to(self._dtype).to(self._device)
 
     def _observations(self, obs: np.ndarray) -> Tensor:
         tensor = self._tensor(obs).to(self._dtype)
