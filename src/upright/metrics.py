@@ -156,6 +156,7 @@ class Terminal:
     def __init__(self, console: Console, total: int, description: str) -> None:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
         self._console = console
         self._total = total
@@ -164,9 +165,9 @@ class Terminal:
         if console.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=20, table_column=Column(min_width=6)),
                 TextColumn("{task.percentage:3.0f} %"),
-                TimeRemainingColumn(compact=True),
+                TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
                 TextColumn("{task.fields[said]}"),
                 console=console,
             )
@@ -176,7 +177,7 @@ class Terminal:
     def write(self, progress: Progress) -> None:
         said = _say(progress.metrics)
         if self._bar is not None:
-            self._bar.update(self._task, completed=progress.step, said=said)
+            self._bar.update(self._task, completed=progress.step, said=said.replace("  ", " "))
         elif time.monotonic() - self._last >= self.SECONDS_BETWEEN_LINES or progress.step >= self._total:
             self._last = time.monotonic()
             self._console.print(f"step {progress.step:,}/{self._total:,}  {said}", highlight=False, soft_wrap=True)
