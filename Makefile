@@ -8,6 +8,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
 
+# An environment that was only half made is made again.
+.DELETE_ON_ERROR:
+
 .PHONY: train test check clean
 
 train: .venv/.train

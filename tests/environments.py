@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gymnasium
@@ -132,6 +133,8 @@ class Faulty(gymnasium.Env):
                     return obs, reward, terminated, {}
                 case "none":
                     return None
+                case "dies":
+                    os._exit(3)
                 case "info none":
                     return obs, reward, terminated, False, None
         return obs, reward, terminated, False, {}

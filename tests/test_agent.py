@@ -62,6 +62,9 @@ def test_predict_honours_masks() -> None:
         mask = np.arange(5) == allowed
         assert agent.predict(observation, action_masks=mask)[0] == allowed
         assert agent.predict(observation, action_masks=mask, deterministic=False)[0] == allowed
+    for forbidding in (False, True):
+        with pytest.raises(ValueError, match="forbids every action"):
+            agent.predict(observation, action_masks=np.zeros(5, bool), deterministic=forbidding)
     batch, _ = agent.predict(np.stack([observation] * 5), action_masks=np.eye(5, dtype=bool))
     np.testing.assert_array_equal(batch, np.arange(5))
 
@@ -118,8 +121,11 @@ def test_an_evaluation_counts_each_episode_once() -> None:
     assert evaluation.lengths.tolist() == [2] * 10 + [4] * 10 + [1] * 3
     assert evaluation.returns.tolist() == [3.0] * 10 + [20.0] * 10 + [0.5] * 3
     assert evaluation.solved is None and "no threshold" in str(evaluation)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(SettingError, match="episodes is 0, but it has to be 1 or more"):
         agent.evaluate(0)
+    for seed in (-1, 1.5, None):
+        with pytest.raises(SettingError, match="has to be a whole number, 0 or more"):
+            agent.evaluate(3, seed=seed)
 
 
 def test_a_policy_that_never_ends_an_episode_cannot_hang_an_evaluation() -> None:
@@ -151,8 +157,27 @@ def test_a_callable_that_no_file_can_name_has_to_be_given_again(tmp_path) -> Non
     with pytest.raises(EnvironmentFault, match=r"give it again: agent.evaluate\(env=...\)"):
         loaded.evaluate(2)
     assert loaded.evaluate(2, env=Noisy).returns.shape == (2,)
-    named = upright.load(upright.DQN(Noisy, **TINY).save(tmp_path))
-    assert named.source == "environments:Noisy" and named.evaluate(2).returns.shape == (2,)
+
+
+def test_what_a_file_names_is_imported_only_when_the_file_is_trusted(tmp_path) -> None:
+    folder = upright.DQN(Noisy, **TINY).save(tmp_path)
+    path = folder / "policy.json"
+    path.write_text(path.read_text().replace("environments:Noisy", "a_module_that_would_run:Noisy"))
+    with pytest.raises(
+        EnvironmentFault, match=r"names 'a_module_that_would_run:Noisy', .* if you trust the file, say so"
+    ):
+        upright.load(folder).evaluate(2)
+    assert upright.load(folder).evaluate(2, env=Noisy).returns.shape == (2,)
+    path.write_text(path.read_text().replace("a_module_that_would_run:Noisy", "environments:Noisy"))
+    assert upright.load(folder, trust=True).evaluate(2).returns.shape == (2,)
+    wrapped = upright.DQN("CartPole-v1", wrapper=("gymnasium.wrappers:FlattenObservation",), **TINY).save(tmp_path)
+    with pytest.raises(EnvironmentFault, match="names 'gymnasium.wrappers:FlattenObservation'"):
+        upright.load(wrapped).evaluate(2)
+
+
+def test_an_environment_that_does_not_fit_the_policy_is_refused(cartpole: upright.DQN) -> None:
+    with pytest.raises(EnvironmentFault, match=r"Acrobot-v1 does not fit this policy: it has Box.*Discrete\(3\)"):
+        cartpole.agent.evaluate(2, env="Acrobot-v1")
 
 
 def test_a_network_of_ones_own(tmp_path) -> None:
@@ -207,6 +232,30 @@ def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_
         upright.load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_learning_goes_on_after_it_was_broken_off(mode: str) -> None:
+    """As in a notebook, where Ctrl-C comes in the midst of a step."""
+    agent = upright.DQN(Noisy, num_envs=2, vectorization_mode=mode, **TINY)
+    act, calls = agent.agent.act, []
+
+    def interrupted(*words):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return act(*words)
+
+    agent.agent.act = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(200)
+    assert agent.run.interrupted and agent.run.step == 78
+    seen = agent.run.episodes.count
+    agent.learn(100)
+    assert agent.run.step == 178 and not agent.run.interrupted
+    assert agent.run.episodes.count > seen
+    assert len(agent.run.replay) >= 178 - 2 - 8
+    agent.close()
+
+
 def test_learning_again_continues() -> None:
     agent = upright.DQN("CartPole-v1", **TINY)
     agent.learn(120)
@@ -219,8 +268,13 @@ def test_learning_again_continues() -> None:
 
 
 def test_the_class_explains_itself() -> None:
-    with pytest.raises(SettingError, match="'MlpPolicy' is no environment: upright chooses the network"):
-        upright.DQN("MlpPolicy")
+    for words in (("MlpPolicy",), ("MlpPolicy", "CartPole-v1"), ("CartPole-v1", 1e-3)):
+        with pytest.raises(SettingError, match="DQN takes one environment and then settings by name"):
+            upright.DQN(*words)
+    with pytest.raises(EnvironmentFault, match="is an environment, of which training, evaluation and every worker"):
+        upright.DQN(gymnasium.make("CartPole-v1"))
+    with pytest.raises(SettingError, match="Did you mean 'double' in 'loss', as in loss=QLearning"):
+        upright.DQN("CartPole-v1", double_dqn=True)
     with pytest.raises(SettingError, match="There is no setting 'lr'. Did you mean 'learning_rate'?"):
         upright.DQN("CartPole-v1", lr=1e-3)
     with pytest.raises(AttributeError, match="module 'upright' has no attribute 'PPO'"):

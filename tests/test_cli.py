@@ -92,7 +92,13 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
     assert config.env_kwargs == {"is_slippery": False, "map_name": "8x8"}
     words = ["--wrapper", "minigrid.wrappers:ImgObsWrapper", "--num-envs", "2", "--vectorization-mode", "async"]
     assert main(["train", "minigrid:MiniGrid-Empty-5x5-v0", *TINY, "--quiet", *words]) == 0
-    assert main(["evaluate", "runs/minigrid_MiniGrid-Empty-5x5-v0/default/seed-0", "--episodes", "2"]) == 0
+    evaluation = ["evaluate", "runs/minigrid_MiniGrid-Empty-5x5-v0/default/seed-0", "--episodes", "2"]
+    assert main(evaluation) == 2
+    assert (
+        "names 'minigrid:MiniGrid-Empty-5x5-v0', and to use it is to run the code of that module"
+        in capsys.readouterr().err
+    )
+    assert main([*evaluation, "--trust"]) == 0
     assert "over 2 greedy episodes" in capsys.readouterr().out
     assert main(["train", "Pendulum-v1", "--discretize", "5", *TINY, "--quiet"]) == 0
 
@@ -126,19 +132,19 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --loss c51", "loss is 'c51', but it has to be one of q_learning, categorical"),
         ("train CartPole-v1 --loss", "argument --loss: expected one argument."),
         ("train CartPole-v1 --loss.double", "munchausen and loss.double cannot be combined"),
-        ("train CartPole-v1 --seed -1", "seed is -1, but it has to be 0 or more."),
+        ("train CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("train CartPole-v1 --batch-size 20000", "batch_size (20,000) is above buffer_size (10,000)"),
         ("train CartPole-v1 --buffer-size 1000000000000", "The replay memory needs"),
         ("train CartPole-v1 --env-kwargs size", "--env-kwargs takes key=value, and 'size' is none"),
         ("train CartPole-v1 --env-kwargs size=3", "CartPole-v1 raised TypeError when it was made with env_kwargs {'size': 3}"),
         ("train CartPole-v1 --wrapper Flaten", "There is no wrapper 'Flaten' in gymnasium.wrappers."),
         ("train CartPole-v1 --device tpu9", "device is 'tpu9', which PyTorch cannot use here"),
-        ("train CartPole-v1 --out file/below", "file/below/config.json cannot be written: Not a directory"),
+        ("train CartPole-v1 --out file/below", "file/below/seed-0 cannot be made: Not a directory"),
         ("train environments:Faulty --env-kwargs fault=nan", "Faulty (environment 0), episode 0, step 3: the observation is nan"),
         ("train environments:Faulty --env-kwargs fault=reset", "step 0: reset() raised KeyError"),
         ("train environments:Faulty --env-kwargs fault=constructor", "raised RuntimeError when it was made"),
         ("evaluate nowhere", "There is no policy in nowhere"),
-        ("evaluate nowhere --episodes 0", "episodes is 0, but it has to lie in [1, inf)."),
+        ("evaluate nowhere --episodes 0", "There is no policy in nowhere"),
         ("evaluate", "Missing from upright evaluate"),
         ("watch nowhere", "There is no policy in nowhere"),
         ("envs NoSuchThing", "There is no environment 'NoSuchThing'."),
@@ -204,6 +210,50 @@ def test_ctrl_c_ends_a_run_cleanly_with_what_was_learned(mode: str) -> None:
     assert result["steps"] >= 500 and result["updates"] > 0 and result["final_mean"] is None
     assert re.search(r"Stopped at step [\d,]+; what was learned is saved\.", err)
     assert len(upright.load(result["run"]).evaluate(3).returns) == 3
+
+
+def test_a_mistake_in_an_evaluation_gives_one_sentence(capsys) -> None:
+    assert main(["train", "CartPole-v1", *TINY, "--quiet"]) == 0
+    run = "runs/CartPole-v1/default/seed-0"
+    for words, says in (
+        (["--episodes", "0"], "episodes is 0, but it has to be 1 or more."),
+        (["--seed", "-1"], "seed is -1, but it has to be a whole number, 0 or more."),
+        (["--env", "Acrobot-v1"], "Acrobot-v1 does not fit this policy"),
+        (["--env", "CartPol-v1"], "There is no environment 'CartPol-v1'."),
+    ):
+        assert main(["evaluate", run, *words]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_reader_that_has_had_enough_is_no_fault() -> None:
+    script = f"{sys.executable} -m upright.cli train --help | head -1; {sys.executable} -m upright.cli envs Frozen --json | head -1"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and done.stdout.startswith("usage: upright train")
+
+
+def test_a_console_without_greek_letters_is_no_fault() -> None:
+    done = command("train", "--help", env={"PYTHONIOENCODING": "cp1252"}, encoding="cp1252")
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Probability ? of a random action" in done.stdout
+
+
+def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> None:
+    def interrupted(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("upright.evaluate.evaluate", interrupted)
+    assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["steps"] == 300 and result["final_mean"] is None and "what was learned is saved" in printed.err
+    assert json.loads((Path(result["run"]) / "result.json").read_text()) == result
+
+
+def test_a_worker_that_dies_is_named_and_what_was_learned_is_kept(capsys) -> None:
+    words = ["--num-envs", "2", "--vectorization-mode", "async", "--env-kwargs", "fault=dies"]
+    assert main(["train", "environments:Faulty", *TINY, "--out", "kept", *words]) == 2
+    said = capsys.readouterr().err
+    assert "A worker process of environments:Faulty died; run it with --vectorization-mode sync to see why." in said
+    assert "What was learned in 4 steps is saved in kept/seed-0." in said
 
 
 def test_tensorboard_gets_sb3s_tags() -> None:

@@ -10,13 +10,13 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from upright import config as config_module
 from upright.config import (
-    FOREIGN_NAMES,
     KINDS,
     Categorical,
     Config,
@@ -28,6 +28,7 @@ from upright.config import (
     Uniform,
 )
 from upright.errors import SettingError
+from upright.foreign_names import FOREIGN_NAMES
 from upright.presets import PRESETS, preset
 
 SETTINGS = [Config, QLearning, Categorical, Quantile, ImplicitQuantile, Munchausen, Uniform, Prioritised]
@@ -115,13 +116,23 @@ def test_a_support_needs_its_ends_in_order() -> None:
 
 
 def test_every_foreign_name_leads_to_a_setting() -> None:
-    known = {field.name for field in dataclasses.fields(Config)} | {"quiet"}
+    known = {field.name for field in dataclasses.fields(Config)}
     known |= {f"loss.{field.name}" for kind in KINDS["loss"].values() for field in dataclasses.fields(kind)}
     assert set(FOREIGN_NAMES.values()) <= known
     assert not set(FOREIGN_NAMES) & known
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = Config(batch_size=np.int64(32), gamma=np.float32(0.5))
+    assert type(config.batch_size) is int and type(config.gamma) is float and config.gamma == 0.5
+
+
 def test_settings_are_frozen() -> None:
+    arguments = {"size": [3]}
+    config = Config(env_kwargs=arguments)
+    arguments["size"].append(4)
+    assert config.env_kwargs == {"size": [3]}
+    assert hash(config) == hash(Config(env_kwargs={"size": [3]}))
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().gamma = 0.5  # type: ignore[misc]
 

@@ -194,7 +194,9 @@ def test_time_limits() -> None:
     assert notices_of("CartPole-v1", Config())[1] == []
     for source, name in (("CliffWalking-v1", "CliffWalking-v1"), (Noisy, "Noisy")):
         env, notices = notices_of(source, Config())
-        assert notices == [f"{name} has no time limit: episodes are truncated after 1,000 steps (--max-episode-steps)."]
+        assert notices == [
+            f"{name} names no time limit: episodes are truncated after 1,000 steps (--max-episode-steps)."
+        ]
         env.close()
     limited = lambda: gymnasium.wrappers.TimeLimit(Noisy(100), 50)
     for source in ("CliffWalking-v1", "CartPole-v1", functools.partial(Noisy, length=100), limited):
@@ -209,7 +211,7 @@ def test_time_limits() -> None:
 def test_notices_are_logged_once_for_all_environments_of_a_run(caplog) -> None:
     make_vector(Noisy, Config(num_envs=3), 0).close()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "Noisy has no time limit" in caplog.text
+    assert "Noisy names no time limit" in caplog.text
 
 
 def test_an_old_version_that_can_still_be_made_says_what_succeeds_it() -> None:

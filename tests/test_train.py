@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from environments import Image, Masked, Noisy, Scripted
-from upright.config import Categorical, Config, Prioritised, QLearning
+from upright.config import Categorical, Config, ImplicitQuantile, Prioritised, QLearning, Quantile
 from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
 from upright.learners import Problem, make_learner
-from upright.metrics import Progress
+from upright.metrics import JsonLines, Progress
 from upright.presets import PRESETS
 from upright.replay import Batch, Transition
 from upright.run import Run, new_folder, seed_folder
@@ -73,6 +74,35 @@ def test_a_table_learns_as_tabular_q_learning_does(env: str, gamma: float) -> No
     assert run.step == run.updates == 10_000
     assert np.abs(tabular).max() > 0.01
     np.testing.assert_allclose(q_table(run.agent.learner), tabular, rtol=0, atol=1e-12)
+
+
+def test_the_loop_reaches_the_optimal_values_of_a_frozen_lake() -> None:
+    """Random actions and replay through the whole loop, on ice that does not slip, until Q* is exact."""
+    gamma = 0.9
+    config = TABULAR.override(
+        env_kwargs={"is_slippery": False},
+        total_timesteps=12_000,
+        buffer_size=12_000,
+        batch_size=32,
+        learning_rate=32 * 0.1,
+        gamma=gamma,
+        exploration_final_eps=1.0,
+        log_interval=12_000,
+    )
+    run = Run("FrozenLake-v1", config, seed=0, network=table)
+    list(train(run))
+    run.close()
+    model = gymnasium.make("FrozenLake-v1", is_slippery=False).unwrapped.P
+    q = np.zeros((16, 4))
+    for _ in range(200):
+        for s in range(16):
+            for a in range(4):
+                ((_, following, reward, done),) = model[s][a]
+                q[s, a] = reward + gamma * (not done) * q[following].max()
+    ends = [5, 7, 11, 12, 15]  # holes and goal: no action is ever taken there
+    q[ends] = 0.0
+    assert q.max() == 1.0 and 0 < q[0].max() < 0.6
+    np.testing.assert_allclose(q_table(run.agent.learner), q, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("env", ["FrozenLake-v1", "CliffWalking-v1"])
@@ -236,12 +266,25 @@ def test_a_fault_loses_no_episode(tmp_path) -> None:
     assert 80 < episodes[-1]["step"] <= 90
 
 
-def test_a_loss_that_is_no_longer_a_number_ends_the_run() -> None:
-    config = SMALL.override(learning_rate=1e30, max_grad_norm=None, optimizer="sgd")
+@pytest.mark.parametrize("munchausen", [False, True])
+@pytest.mark.parametrize("replay", ["uniform", "prioritised"])
+@pytest.mark.parametrize("loss", [QLearning(), Categorical(), Quantile(quantiles=5), ImplicitQuantile(8, 8, 8)])
+def test_a_loss_that_is_no_longer_a_number_ends_the_run(loss, replay, munchausen) -> None:
+    config = SMALL.override(
+        learning_rate=1e30, max_grad_norm=None, optimizer="sgd", loss=loss, replay=replay, munchausen=munchausen
+    )
     run = Run("CartPole-v1", config, seed=0)
-    with pytest.raises(Diverged, match=r"The loss is (nan|inf) by step \d+, so nothing more can be learned: lower"):
+    with pytest.raises(Diverged, match=r"(mean loss|A priority).* is (nan|inf), so nothing more can be learned: lower"):
         list(train(run))
     run.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_in_one_sentence() -> None:
+    sink = JsonLines(Path("/dev/full"))
+    with pytest.raises(RunError, match="/dev/full cannot be written: No space left on device; make room for it"):
+        sink.write(Progress(1, 2, (), {"time/fps": 1.0}))
+    sink.close()
 
 
 def test_an_autoreset_step_counts_for_nothing() -> None:
@@ -335,7 +378,7 @@ def test_new_folders_gather_seeds_by_their_settings(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+    with pytest.raises(RunError, match="cannot be made: Not a directory"):
         Run("CartPole-v1", SMALL, 0, tmp_path / "file" / "experiment" / "seed-0")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -353,7 +396,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path) -> None
 
 
 def test_a_seed_is_not_negative_and_settings_have_to_be_json(tmp_path) -> None:
-    with pytest.raises(SettingError, match="seed is -1"):
+    with pytest.raises(SettingError, match="seed is -1, but it has to be a whole number"):
         Run("CartPole-v1", SMALL, -1)
     config = SMALL.override(env_kwargs={"length": np.int64(3)})
     with pytest.raises(SettingError, match=r"cannot be written to config.json"):

@@ -17,7 +17,7 @@ from upright import evaluate as evaluation
 from upright.config import Config
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.learners import Learner, Problem, make_learner
-from upright.sources import EnvironmentSource, portable_name
+from upright.sources import EnvironmentSource, describe, make, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
 POLICY_SCHEMA = 1
@@ -29,7 +29,10 @@ class Agent:
     config: the settings it learns or learned with · learner: holds the parameters
     observations, actions: how the environment's spaces become the learner's arrays
     source: the environment's id or callable; None for a loaded policy whose environment only its maker can name
+    trusted: whether the environment and wrappers that the settings name may be imported; False for what a file says
     """
+
+    trusted = True
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Agent:
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
         problem = Problem(observations.shape, observations.is_image, actions.n)
         self.learner: Learner = make_learner(config, problem, seed, network)
-        self.random = np.random.default_rng(seed)
+        self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
         self._has_own_network = network is not None
 
     @property
@@ -93,6 +96,8 @@ class Agent:
         if action_masks is not None:
             rows = [action_masks] if single else action_masks
             mask = np.stack([self.actions.mask(row) for row in rows])
+            if not mask.any(axis=1).all():
+                raise ValueError("action_masks forbids every action of an observation")
         if deterministic:
             number = self.greedy(obs, mask)
         else:
@@ -110,13 +115,36 @@ class Agent:
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
     ) -> evaluation.Evaluation:
         """Greedy episodes on fresh environments (see `upright.evaluate.evaluate`)."""
+        return evaluation.evaluate(self.greedy, self.where_to_act(env), self.config, episodes, seed)
+
+    def where_to_act(self, env: EnvironmentSource | None = None) -> EnvironmentSource:
+        """The environment to evaluate on or show: the given one, else the policy's own.
+
+        Raises EnvironmentFault when there is none, when it has other spaces, or when it stands in a file that is not
+        trusted and would have a module imported.
+        """
         source = self.source if env is None else env
         if source is None:
             raise EnvironmentFault(
                 "This policy was trained on an environment made by a Python callable, which no file can name; "
-                "give it again: agent.evaluate(env=...)."
+                "give it again: agent.evaluate(env=...), or --env module:Class."
             )
-        return evaluation.evaluate(self.greedy, source, self.config, episodes, seed)
+        named = [source] if env is None and isinstance(source, str) else []
+        foreign = [name for name in (*named, *self.config.wrapper) if ":" in name or "(" in name]
+        if foreign and not self.trusted:
+            raise EnvironmentFault(
+                f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
+                "if you trust the file, say so: --trust, or load(folder, trust=True)."
+            )
+        made = make(source, self.config, notify=lambda _: None)
+        spaces_there = (made.observation_space, made.action_space)
+        made.close()
+        if spaces_there != (self.observation_space, self.action_space):
+            raise EnvironmentFault(
+                f"{describe(source)} does not fit this policy: it has {spaces_there[0]} and {spaces_there[1]}, the "
+                f"policy {self.observation_space} and {self.action_space}; give the environment that it was trained on."
+            )
+        return source
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
@@ -154,12 +182,13 @@ def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return best
 
 
-def load(folder: str | os.PathLike[str], network: Any = None, device: str | None = None) -> Agent:
+def load(folder: str | os.PathLike[str], network: Any = None, device: str = "auto", trust: bool = False) -> Agent:
     """The Agent that `save` wrote, from a policy's folder or from the folder of its run.
 
     network: the module or factory again, if the policy was trained with one of the user's own
-    device: where to compute, instead of where it was trained
-    Raises RunError when the folder holds no whole policy.
+    device: where to compute, wherever it was trained
+    trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers
+    Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as load_tensors
@@ -191,9 +220,8 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str | None
         raise RunError(
             f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...)."
         )
-    if device is not None:
-        config = config.override(device=device)
-    agent = Agent(config, observations, actions, source, network=network)
+    agent = Agent(config.override(device=device), observations, actions, source, network=network)
+    agent.trusted = trust
     try:
         agent.learner.load_parameters(parameters)
     except (RuntimeError, KeyError, TypeError) as error:

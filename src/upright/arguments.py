@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from upright.config import FOREIGN_NAMES, KINDS, Config, Munchausen
+from upright.config import KINDS, Config, Munchausen
 from upright.errors import SettingError, did_you_mean
+from upright.foreign_names import FOREIGN_NAMES
 from upright.presets import PRESETS, preset
 
 FINAL_EPISODES = 100
@@ -53,7 +54,7 @@ class Train:
     tensorboard: bool = False
     """Also write event files for TensorBoard into the run folder."""
     quiet: bool = False
-    """Print nothing while training."""
+    """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
     """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
 
@@ -70,13 +71,15 @@ class Evaluate:
     """Seed of the episodes. [0, inf)."""
     env: str | None = None
     """Environment to evaluate on, instead of the one that it was trained on."""
+    trust: bool = False
+    """Import the modules that the policy's file names for its environment and wrappers, and so run their code."""
     json: bool = False
     """Print the result as one JSON object on the last line of standard output."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Render greedy episodes of a run in a window, until it is closed or Ctrl-C."""
+    """Render greedy episodes of a run in a window."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or of a saved policy."""
@@ -86,6 +89,8 @@ class Watch:
     """Seed of the episodes. [0, inf)."""
     env: str | None = None
     """Environment to show, instead of the one that it was trained on."""
+    trust: bool = False
+    """Import the modules that the policy's file names for its environment and wrappers, and so run their code."""
 
 
 def parse(command: str, form: type, words: list[str]) -> Any:
@@ -212,7 +217,7 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
                 return f"There is no option {word!r} with these settings: choose {home[0]}, then {_option(name)}."
     if name in known:
         return f"There is no option {word!r}. Did you mean {_option(name)!r}?"
-    hint = did_you_mean(_option(name), [_option(each) for each in known])
+    hint = did_you_mean(_option(name), dict.fromkeys(_option(each) for each in known))
     return f"There is no option {word!r}.{hint}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -58,10 +60,14 @@ def _conform(value: Any, annotation: Any) -> Any:
         items = tuple(_conform(item, typing.get_args(annotation)[0]) for item in value)
         return _REFUSED if _REFUSED in items else items
     if origin is not None and issubclass(origin, Mapping):
-        return value if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) else _REFUSED
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            return _REFUSED
+        return copy.deepcopy(dict(value))  # a frozen setting is not to change with its maker's dict
     if isinstance(value, bool) and annotation is not bool:
         return _REFUSED
-    if annotation is float and isinstance(value, int):
+    if annotation is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if annotation is float and isinstance(value, numbers.Real):
         return float(value)
     return value if isinstance(value, annotation) else _REFUSED
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,20 +83,25 @@ def _train(arguments: Train, folder: Path, console: Any, say: Callable[[str], No
         say(f"Training {run.name} for {total:,} steps: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name))
-        finished = _loop(run, sinks)
+        finished, evaluation = _loop(run, sinks), None
         run.save()
-        evaluation = run.agent.evaluate(FINAL_EPISODES) if finished else None
+        if finished:
+            with contextlib.suppress(KeyboardInterrupt):
+                evaluation = run.agent.evaluate(FINAL_EPISODES)
         result = _result(arguments, run, evaluation, time.perf_counter() - started)
         run.save_result(result)
-        say(f"Final policy: {evaluation}." if finished else f"Stopped at step {run.step:,}; what was learned is saved.")
+        stopped = f"Stopped at step {run.step:,}; what was learned is saved."
+        say(stopped if evaluation is None else f"Final policy: {evaluation}.")
         say(f"Run: {folder}")
         return result
-    except UprightError as error:
+    except Exception as error:
         if run.step == 0:
             run.discard()
         if run.step == 0 or isinstance(error, Diverged):
             raise
         run.save()
+        if not isinstance(error, UprightError):
+            raise
         raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
     finally:
         run.close()
@@ -167,8 +174,7 @@ def evaluate(arguments: Evaluate) -> int:
     """Evaluate a saved policy."""
     from upright.agent import load
 
-    _at_least_one(arguments.episodes)
-    agent = load(arguments.run)
+    agent = load(arguments.run, trust=arguments.trust)
     evaluation = agent.evaluate(arguments.episodes, arguments.seed, arguments.env)
     if arguments.json:
         env = arguments.env or agent.source
@@ -183,18 +189,13 @@ def watch(arguments: Watch) -> int:
     from upright.agent import load
     from upright.watch import watch
 
-    _at_least_one(arguments.episodes)
+    agent = load(arguments.run, trust=arguments.trust)
     try:
-        for reward, length in watch(load(arguments.run), arguments.episodes, arguments.seed, arguments.env):
+        for reward, length in watch(agent, arguments.episodes, arguments.seed, arguments.env):
             print(f"return {reward:g} in {length:,} steps")
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
-
-
-def _at_least_one(episodes: int) -> None:
-    if episodes < 1:
-        raise SettingError(f"episodes is {episodes}, but it has to lie in [1, inf).")
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
@@ -210,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no other.
     sys.path.append(str(Path.cwd()))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console without Greek letters is no reason to fail
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_overview())
@@ -225,12 +229,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"The commands are {', '.join(COMMANDS)}."
             )
         form, action = COMMANDS[words[0]]
-        return action(parse(words[0], form, words[1:]))
+        status = action(parse(words[0], form, words[1:]))
+        sys.stdout.flush()
+        return status
     except UprightError as error:
         print(f"upright: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has had enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _overview() -> str:

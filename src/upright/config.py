@@ -21,59 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from upright.checked import Checked
-from upright.errors import SettingError, did_you_mean
-
-# What other libraries (SB3, CleanRL, Tianshou, RLlib, the PyTorch tutorial) call the same setting.
-FOREIGN_NAMES = {
-    "lr": "learning_rate",
-    "start_e": "exploration_initial_eps",
-    "eps_start": "exploration_initial_eps",
-    "end_e": "exploration_final_eps",
-    "eps_end": "exploration_final_eps",
-    "eps_decay": "exploration_time_constant",
-    "exploration_decay": "exploration_time_constant",
-    "target_network_frequency": "target_update_interval",
-    "target_update_freq": "target_update_interval",
-    "target_update_frequency": "target_update_interval",
-    "target_network_update_freq": "target_update_interval",
-    "train_frequency": "train_freq",
-    "n_step": "n_steps",
-    "estimation_step": "n_steps",
-    "discount": "gamma",
-    "discount_factor": "gamma",
-    "hidden_sizes": "net_arch",
-    "hidden_size": "net_arch",
-    "fcnet_hiddens": "net_arch",
-    "policy_kwargs": "net_arch",
-    "memory_size": "buffer_size",
-    "replay_size": "buffer_size",
-    "replay_buffer_size": "buffer_size",
-    "timesteps": "total_timesteps",
-    "total_steps": "total_timesteps",
-    "train_batch_size": "batch_size",
-    "warmup_steps": "learning_starts",
-    "prioritized": "replay",
-    "prioritized_replay": "replay",
-    "per": "replay",
-    "double_dqn": "loss.double",
-    "double_q": "loss.double",
-    "double": "loss.double",
-    "num_atoms": "loss.atoms",
-    "n_atoms": "loss.atoms",
-    "atoms": "loss.atoms",
-    "v_min": "loss.v_min",
-    "v_max": "loss.v_max",
-    "n_quantiles": "loss.quantiles",
-    "num_quantiles": "loss.quantiles",
-    "quantiles": "loss.quantiles",
-    "grad_clip": "max_grad_norm",
-    "clip_grad_norm": "max_grad_norm",
-    "max_episode_length": "max_episode_steps",
-    "n_envs": "num_envs",
-    "env_wrapper": "wrapper",
-    "verbose": "quiet",
-    "num_timesteps": "total_timesteps",
-}
+from upright.errors import SettingError
+from upright.foreign_names import unknown_setting
 
 
 @dataclass(frozen=True)
@@ -212,7 +161,7 @@ class Config(Checked):
     """Environment steps to train for. [1, inf)."""
 
     # The environment
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Arguments for the environment's constructor."""
     wrapper: tuple[str, ...] = ()
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
@@ -420,10 +369,3 @@ def kind(setting: str, name: str) -> type:
     if name not in kinds:
         raise SettingError(f"{setting} is {name!r}, but it has to be one of {', '.join(kinds)}.")
     return kinds[name]
-
-
-def unknown_setting(name: str, known: list[str]) -> str:
-    """The sentence for a setting that does not exist, with the name that it has here."""
-    foreign = FOREIGN_NAMES.get(name)
-    hint = f" Did you mean {foreign!r}?" if foreign else did_you_mean(name, known)
-    return f"There is no setting {name!r}.{hint}"

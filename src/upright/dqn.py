@@ -35,16 +35,17 @@ class DQN:
     def __init__(
         self,
         env: EnvironmentSource,
-        *,
+        *unexpected: Any,
         preset: str | Config = "default",
         seed: int = 0,
         network: Any = None,
         folder: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        if isinstance(env, str) and env.endswith("Policy"):
+        if unexpected or env in ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"):
             raise SettingError(
-                f"{env!r} is no environment: upright chooses the network by the observations; DQN(env, net_arch=...)."
+                "DQN takes one environment and then settings by name, DQN(env, net_arch=(64, 64)): it chooses the "
+                "network by the observations and needs no policy class."
             )
         config = preset if isinstance(preset, Config) else find_preset(preset)
         place = None if folder is None else seed_folder(Path(folder), seed)

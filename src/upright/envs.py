@@ -7,12 +7,13 @@ steps several of them side by side and answers with an `Outcome`, in which no au
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import multiprocessing
 import numbers
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -25,9 +26,12 @@ from upright.errors import EnvironmentFault
 from upright.sources import EnvironmentSource, describe, first_line, make, quiet
 from upright.spaces import Actions, Observations
 
+# Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
+EVALUATION_INDEX = 2**32 - 1
+
 
 def episode_seed(run_seed: int, index: int, episode: int) -> int:
-    """The seed of one episode of one environment of one run, a 32-bit number unlike any other's."""
+    """The seed of one episode of one environment of one run: 32 bits, from NumPy's hash of the three."""
     return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
 
 
@@ -39,7 +43,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     the environment has masks. Every fault is an EnvironmentFault that names environment, episode, step and field.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], name: str, run_seed: int, index: int) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], name: str, run_seed: int, index: int, first_episode: int = 0
+    ) -> None:
         super().__init__(env)
         self.name, self.run_seed, self.index = name, run_seed, index
         self.observations = Observations(env.observation_space)
@@ -50,7 +56,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             else spaces.Box(-np.inf, np.inf, self.observations.shape, np.float32)
         )
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.actions.n)
-        self.episode = -1
+        self.episode = first_episode - 1
         self.episode_step = 0
         self.has_masks: bool | None = None
 
@@ -131,9 +137,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         return {"action_mask": mask}
 
     def _fault(self, what: str) -> EnvironmentFault:
+        place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
         return EnvironmentFault(
-            f"{self.name} (environment {self.index}), episode {self.episode}, step {self.episode_step}: {what}; "
-            "mend the environment."
+            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; mend the environment."
         )
 
 
@@ -223,8 +229,14 @@ class Vectorised:
     next one, whose action is ignored and which is no transition (NEXT_STEP), or when asked (DISABLED, asked here).
     """
 
-    def __init__(self, vector: VectorEnv[Any, Any, Any], observations: Observations, actions: Actions) -> None:
-        self._vector = vector
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        observations: Observations,
+        actions: Actions,
+        name: str = "The environment",
+    ) -> None:
+        self._vector, self._name = vector, name
         self.num_envs = vector.num_envs
         self.observations, self.actions = observations, actions
         self._mode = AutoresetMode(vector.metadata["autoreset_mode"])
@@ -233,13 +245,13 @@ class Vectorised:
         self._waiting = False
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
-        with quiet():
+        with quiet(), _workers(self._name):
             obs, info = self._vector.reset()
         self._resetting[:] = False
         return obs, info.get("action_mask")
 
     def step(self, actions: np.ndarray) -> Outcome:
-        with quiet():
+        with quiet(), _workers(self._name):
             self._waiting = True
             obs, reward, terminated, truncated, info = self._vector.step(actions)
             mask = info.get("action_mask")
@@ -261,8 +273,19 @@ class Vectorised:
         return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, valid)
 
     def close(self) -> None:
-        with quiet():
+        with quiet(), contextlib.suppress(EOFError, OSError):  # of workers that died
             self._vector.close(terminate=self._waiting)
+
+
+@contextlib.contextmanager
+def _workers(name: str) -> Iterator[None]:
+    """Name the environment whose worker process ended without a word."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise EnvironmentFault(
+            f"A worker process of {name} died; run it with --vectorization-mode sync to see why."
+        ) from error
 
 
 def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
@@ -270,24 +293,33 @@ def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 
 def make_environment(
-    source: EnvironmentSource, config: Config, run_seed: int, index: int, render_mode: str | None = None
+    source: EnvironmentSource,
+    config: Config,
+    run_seed: int,
+    index: int,
+    first_episode: int = 0,
+    render_mode: str | None = None,
 ) -> Environment:
-    """The index-th environment of a run."""
-    # A worker leaves Ctrl-C to the process that trains, which closes its workers.
+    """The index-th environment of a run, whose first reset begins the episode of that number."""
+    # A worker leaves Ctrl-C to the process that trains, which closes its workers. It is known by the name that
+    # Gymnasium gives it: the process that trains also makes an environment by this function, for its spaces.
     if multiprocessing.current_process().name.startswith("Worker<"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     env = make(source, config, render_mode, notify=lambda _: None)  # who made the first one was told
-    return Environment(env, describe(source), run_seed, index)
+    return Environment(env, describe(source), run_seed, index, first_episode)
 
 
-def make_vector(source: EnvironmentSource, config: Config, run_seed: int) -> Vector:
+def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_episode: int = 0) -> Vector:
     """All environments of a run, in this process or in workers."""
-    first = Environment(make(source, config), describe(source), run_seed, 0)
+    name = describe(source)
+    first = Environment(make(source, config), name, run_seed, 0, first_episode)
+    thunks = [
+        functools.partial(make_environment, source, config, run_seed, index, first_episode)
+        for index in range(config.num_envs)
+    ]
     if config.vectorization_mode == "sync":
-        others = (make_environment(source, config, run_seed, index) for index in range(1, config.num_envs))
-        return InProcess([first, *others])
+        return InProcess([first, *(thunk() for thunk in thunks[1:])])
     first.close()
-    thunks = [functools.partial(make_environment, source, config, run_seed, index) for index in range(config.num_envs)]
-    with quiet():
+    with quiet(), _workers(name):
         vector = AsyncVectorEnv(thunks, autoreset_mode=AutoresetMode.SAME_STEP)
-    return Vectorised(vector, first.observations, first.actions)
+    return Vectorised(vector, first.observations, first.actions, name)

@@ -23,7 +23,13 @@ class EnvironmentFault(UprightError):
 
 
 class Diverged(UprightError):
-    """The loss is no longer a finite number, so neither is what was learned."""
+    """The loss, or what came of it, is no longer a finite number, so neither is what was learned."""
+
+    def __init__(self, what: str, value: float) -> None:
+        super().__init__(
+            f"{what} is {value}, so nothing more can be learned: lower learning_rate, clip the gradient with "
+            "max_grad_norm, or scale the rewards down with a wrapper."
+        )
 
 
 class RunError(UprightError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.envs import Environment, episode_seed, make_environment
+from upright.envs import EVALUATION_INDEX, Environment, make_environment
+from upright.errors import SettingError
 from upright.sources import EnvironmentSource
 
-# Stands where a training environment's index stands in `episode_seed`, so that no training episode is evaluated on.
-EVALUATION_INDEX = 2**32 - 1
 SIDE_BY_SIDE = 10
 
 # Encoded observations [E, *shape] and masks [E, A] or None, to action numbers [E].
@@ -62,13 +62,14 @@ def evaluate(
     episodes. Time limits hold as in training, so no policy can hang it.
     """
     if episodes < 1:
-        raise ValueError(f"episodes is {episodes}, but an evaluation needs at least 1")
+        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
+    check_seed(seed)
     count = min(episodes, SIDE_BY_SIDE)
     environments = [make_environment(source, config, seed, EVALUATION_INDEX) for _ in range(count)]
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     waiting = iter(range(count, episodes))
     try:
-        running = [(k, environments[k], *_begin(environments[k], seed, k)) for k in range(count)]
+        running = [(k, environments[k], *begin(environments[k], k)) for k in range(count)]
         while running:
             obs = np.stack([each[2] for each in running])
             masks = [each[3] for each in running]
@@ -81,7 +82,7 @@ def evaluate(
                 if not (terminated or truncated):
                     still.append((k, environment, next_obs, info.get("action_mask")))
                 elif (following := next(waiting, None)) is not None:
-                    still.append((following, environment, *_begin(environment, seed, following)))
+                    still.append((following, environment, *begin(environment, following)))
             running = still
         spec = environments[0].unwrapped.spec
         threshold = None if spec is None else spec.reward_threshold
@@ -91,6 +92,14 @@ def evaluate(
             environment.close()
 
 
-def _begin(environment: Environment, seed: int, episode: int) -> tuple[np.ndarray, Any]:
-    obs, info = environment.reset(seed=episode_seed(seed, EVALUATION_INDEX, episode))
+def begin(environment: Environment, episode: int) -> tuple[np.ndarray, Any]:
+    """Start the evaluation episode of that number: its first observation and mask."""
+    environment.episode = episode - 1
+    obs, info = environment.reset()
     return obs, info.get("action_mask")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that is no whole number from 0 on."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise SettingError(f"seed is {seed!r}, but it has to be a whole number, 0 or more.")

@@ -111,7 +111,7 @@ def categorical_projection(values: Tensor, probability: Tensor, support: Tensor)
     position = ((values - support[0]) / spacing).clamp(0, atoms - 1)
     below = position.floor().clamp(max=atoms - 2)
     share = position - below
-    lower = below.long()
+    lower = below.nan_to_num(0.0).long()  # a value that is no number shows in the loss, not as a wild index
     projected = torch.zeros(len(values), atoms, dtype=probability.dtype, device=probability.device)
     projected.scatter_add_(1, lower, probability * (1 - share))
     projected.scatter_add_(1, lower + 1, probability * share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import deque
@@ -69,6 +70,11 @@ class EpisodeStatistics:
             self._reward[ended] = 0.0
             self._length[ended] = 0
 
+    def forget_running(self) -> None:
+        """Start counting anew in every environment."""
+        self._reward[:] = 0.0
+        self._length[:] = 0
+
     def take(self) -> tuple[Episode, ...]:
         """The episodes that ended since the last call."""
         new, self.new = tuple(self.new), []
@@ -120,11 +126,15 @@ class JsonLines:
         ]
         if progress.metrics:
             lines.append({"step": progress.step, **progress.metrics})
-        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
-        self._file.flush()
+        try:
+            self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._file.name} cannot be written: {error.strerror}; make room for it.") from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was said when it was tried
+            self._file.close()
 
 
 class TensorBoard:

@@ -40,12 +40,18 @@ def make(
     """
     config = Config() if config is None else config
     name = describe(source)
+    if isinstance(source, gymnasium.Env):
+        raise EnvironmentFault(
+            f"{name} is an environment, of which training, evaluation and every worker need one of their own: "
+            "give its id, its class, or a callable that makes one."
+        )
     arguments = dict(config.env_kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
-    with quiet(), _construction(source, name, config):
+    limit = config.max_episode_steps
+    with quiet(), _construction(name, config):
         if isinstance(source, str):
-            env, newer = _make_by_name(source, arguments, config.max_episode_steps)
+            env, newer = _make_by_name(source, arguments, limited=limit is None)
             if newer:
                 notify(f"{source} is out of date: {newer} succeeds it.")
         else:
@@ -56,13 +62,13 @@ def make(
             raise EnvironmentFault(
                 f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
             )
-        if not _is_limited(env) or (config.max_episode_steps is not None and not isinstance(source, str)):
-            limit = config.max_episode_steps or DEFAULT_TIME_LIMIT
-            env = gymnasium.wrappers.TimeLimit(env, limit)
-            if config.max_episode_steps is None:
-                notify(f"{name} has no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps).")
+        if limit is None and not _is_limited(env):
+            limit = DEFAULT_TIME_LIMIT
+            notify(f"{name} names no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps).")
         for wrapper in config.wrapper:
             env = _wrap(env, wrapper)
+        if limit is not None:
+            env = gymnasium.wrappers.TimeLimit(env, limit)  # outside the wrappers, so that it counts the agent's steps
         if config.discretize is not None:
             env = _discretize(env, name, config.discretize)
     return env
@@ -85,9 +91,7 @@ def portable_name(source: EnvironmentSource) -> str | None:
     return f"{module}:{name}"
 
 
-def _make_by_name(
-    source: str, arguments: dict[str, Any], max_episode_steps: int | None
-) -> tuple[gymnasium.Env[Any, Any], str | None]:
+def _make_by_name(source: str, arguments: dict[str, Any], limited: bool) -> tuple[gymnasium.Env[Any, Any], str | None]:
     module, _, name = source.rpartition(":")
     if module:
         imported = importlib.import_module(module)
@@ -101,7 +105,8 @@ def _make_by_name(
                 f"from gymnasium.Env.{did_you_mean(name, [*gymnasium.registry, *classes])}"
             )
     # The checker is left out because Environment below checks every step itself.
-    env = gymnasium.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **arguments)
+    limit = None if limited else -1  # Gymnasium's word for no limit
+    env = gymnasium.make(name, max_episode_steps=limit, disable_env_checker=True, **arguments)
     newest = successor(name)
     return env, newest if newest != name else None
 
@@ -183,7 +188,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _construction(source: EnvironmentSource, name: str, config: Config) -> Iterator[None]:
+def _construction(name: str, config: Config) -> Iterator[None]:
     """Turn whatever making an environment raises into one sentence."""
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -57,7 +57,7 @@ class Observations:
         """
         value = self._read(observation)
         if self.is_image:
-            return np.array(self._arrange(value), order="C")
+            return np.array(self._arrange(value), self.dtype, order="C")
         encoded = value.astype(self.dtype)
         if self.dtype == np.float32 and not np.isfinite(encoded).all():
             index = int(np.flatnonzero(~np.isfinite(encoded))[0])
@@ -201,12 +201,14 @@ def _reader(space: spaces.Space[Any], name: str) -> Callable[[Any], np.ndarray]:
     if isinstance(space, spaces.Box):
         keep_shape = _image_layout(space) is not None
         dtype, shape = space.dtype, space.shape
+        # What is stored as a byte has to be one; all else becomes float32, for which other widths will do.
+        casting: Literal["safe", "same_kind"] = "safe" if dtype.itemsize == 1 else "same_kind"
 
         def read_box(value: Any) -> np.ndarray:
             array = np.asarray(value)
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
-            if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
+            if array.dtype != dtype and not np.can_cast(array.dtype, dtype, casting):
                 raise ValueError(f"{name} has dtype {array.dtype}, not {dtype}")
             return array if keep_shape else array.reshape(-1)
 

@@ -10,15 +10,25 @@ from upright.config import Config
 from upright.errors import Diverged
 from upright.metrics import Progress
 from upright.run import Run
+from upright.sources import logger
 
 
 def train(run: Run) -> Iterator[Progress]:
     """Train to `run.config.total_timesteps`, yielding what happened every `log_interval` steps and at the end.
 
-    Whoever wants metrics, a plot or an early stop iterates it; it may be left and taken up again at any yield.
+    Whoever wants metrics, a plot or an early stop iterates it; it may be left and taken up again at any yield, and
+    after a fault or Ctrl-C too, with new episodes.
     """
     config = run.config
     started, first_step = time.perf_counter(), run.step
+    if config.learning_starts >= config.total_timesteps:
+        logger.warning(
+            f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
+            f"total_timesteps ({config.total_timesteps:,})."
+        )
+    if run.interrupted:
+        run.restart()
+    run.interrupted = True
     try:
         while run.step < config.total_timesteps:
             epsilon = exploration_rate(config, run.step)
@@ -44,12 +54,17 @@ def train(run: Run) -> Iterator[Progress]:
                     "time/time_elapsed": time.perf_counter() - run.started,
                     "time/fps": (run.step - first_step) / (time.perf_counter() - started),
                 }
-                _check_finite(metrics.get("train/loss", 0.0), run.step)
+                if not math.isfinite(loss := metrics.get("train/loss", 0.0)):
+                    raise Diverged(f"The mean loss by step {run.step:,}", loss)
                 if evaluating:
                     evaluation = run.agent.evaluate(config.n_eval_episodes)
                     metrics["eval/mean_reward"] = evaluation.mean
                     metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
-                yield run.report(metrics)
+                progress = run.report(metrics)
+                run.interrupted = False
+                yield progress
+                run.interrupted = True
+        run.interrupted = False
     finally:
         run.flush()  # the episodes since the last report, where a fault or Ctrl-C came before the next
 
@@ -81,14 +96,6 @@ def learning_rate(config: Config, step: int) -> float:
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
     return config.learning_rate * max(0.0, 1.0 - step / config.total_timesteps)
-
-
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"The loss is {loss} by step {step:,}, so nothing more can be learned: lower learning_rate, clip the "
-            "gradient with max_grad_norm, or scale the rewards down with a wrapper."
-        )
 
 
 def _crosses(interval: int, before: int, now: int) -> bool:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 
 from upright.agent import Agent
-from upright.envs import episode_seed, make_environment
-from upright.errors import EnvironmentFault
-from upright.evaluate import EVALUATION_INDEX
+from upright.envs import EVALUATION_INDEX, make_environment
+from upright.errors import EnvironmentFault, SettingError
+from upright.evaluate import begin, check_seed
 from upright.sources import EnvironmentSource, describe
 
 
@@ -21,9 +21,10 @@ def watch(
     The episodes are the first of `evaluate` with the same seed. Raises EnvironmentFault, before anything opens,
     where there is no window to be had.
     """
-    source = agent.source if env is None else env
-    if source is None:
-        raise EnvironmentFault("This policy does not name its environment; say which one with --env.")
+    source = agent.where_to_act(env)
+    check_seed(seed)
+    if episodes < 1:
+        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise EnvironmentFault(
             f"There is no display to watch {describe(source)} on: neither DISPLAY nor WAYLAND_DISPLAY is set; "
@@ -32,12 +33,12 @@ def watch(
     environment = make_environment(source, agent.config, seed, EVALUATION_INDEX, render_mode="human")
     try:
         for episode in range(episodes):
-            obs, info = environment.reset(seed=episode_seed(seed, EVALUATION_INDEX, episode))
+            obs, mask = begin(environment, episode)
             reward, length, ended = 0.0, 0, False
             while not ended:
-                mask = info.get("action_mask")
                 action = agent.greedy(obs[None], None if mask is None else mask[None])
                 obs, step_reward, terminated, truncated, info = environment.step(action[0])
+                mask = info.get("action_mask")
                 reward, length, ended = reward + step_reward, length + 1, terminated or truncated
             yield reward, length
     finally:

@@ -47,7 +47,7 @@ class TorchLearner:
         self._device = _device(config.device)
         self.device = str(self._device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.online = self._build(network).to(self._device).eval()
             self._check_output()
         # upright's own layers know no modes but the noisy ones; a user's may.
@@ -69,7 +69,9 @@ class TorchLearner:
         own = network is None
         self._buffers = [] if own else list(zip(self.target.buffers(), self.online.buffers(), strict=True))
         self._optimizer = _optimizer(config, self._parameters)
-        self._random = torch.Generator(self._device).manual_seed(seed)
+        # Noise and fractions are a stream of their own, not the one that the parameters were drawn from.
+        stream = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
+        self._random = torch.Generator(self._device).manual_seed(stream)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
         self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
         self._updates = 0

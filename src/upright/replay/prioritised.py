@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from upright.config import Prioritised
+from upright.errors import Diverged
 from upright.replay.ring import Batch, Columns, ReplayMemory
 
 FAN_OUT = 64
@@ -103,7 +104,9 @@ class PrioritisedReplay(ReplayMemory):
         return Batch(self.gather(index), index, weight / weight.max())
 
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
-        """Set pᵢ = |priority| + ε for the transitions of the batch."""
+        """Set pᵢ = |priority| + ε for the transitions of the batch. Raises Diverged when one is not finite."""
         priority = np.abs(np.asarray(priority, np.float64)) + self.settings.epsilon
+        if not np.isfinite(priority).all():
+            raise Diverged("A priority", float(priority[~np.isfinite(priority)][0]))
         self._largest = max(self._largest, float(priority.max()))
         self._tree.set(batch.place, priority**self.settings.alpha)

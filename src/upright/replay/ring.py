@@ -160,14 +160,17 @@ def available_bytes() -> int | None:
     except OSError:
         return None
     candidates += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for limit_file, usage_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for group, limit_file, usage_file in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         try:
-            limit, usage = Path(limit_file).read_text().strip(), Path(usage_file).read_text().strip()
-        except OSError:
+            limit, usage = ((group / name).read_text().strip() for name in (limit_file, usage_file))
+            kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
             continue
         if limit != "max":
-            candidates.append(max(0, int(limit) - int(usage)))
+            # Pages of files that are only cached count as used, but are given up when memory is asked for.
+            used = int(usage) - int(kinds.get("inactive_file", kinds.get("total_inactive_file", 0)))
+            candidates.append(max(0, int(limit) - used))
     return min(candidates) if candidates else None
