@@ -95,9 +95,9 @@ def test_convolutions_give_an_atari_frame_3136_features():
         ("scalar", {}, 17_410),  # 5·128 + 129·128 + 129·2
         ("scalar", {"net_arch": ()}, 10),  # 5·2
         ("scalar", {"layer_norm": True}, 17_922),  # and 2 · 2·128
-        ("scalar", {"noisy": True}, 34_820),  # twice
+        ("scalar", {"noisy": True}, 34_180),  # 5·128 + 2·(129·128 + 129·2)
         ("scalar", {"dueling": True}, 34_051),  # 5·128 + 2 · 129·128 + 129·2 + 129·1
-        ("categorical", {"dueling": True, "noisy": True}, 72_746),  # 2·(5·128 + 2 · 129·128 + 129·14 + 129·7)
+        ("categorical", {"dueling": True, "noisy": True}, 72_106),  # 5·128 + 2·(2 · 129·128 + 129·14 + 129·7)
         ("quantile", {}, 19_474),  # 5·128 + 129·128 + 129·18
         ("implicit", {}, 18_818),  # the scalar's and 11·128 for the embedding
     ],
@@ -275,14 +275,14 @@ def test_resampling_follows_the_generator_alone():
 
 
 @every_loss
-def test_every_linear_layer_is_noisy_and_has_noise_of_its_own(kind):
+def test_the_heads_linear_layers_are_noisy_each_with_noise_of_its_own(kind):
     network = make_network(kind, noisy=True, dueling=True, net_arch=(8, 8))
     plain = [each for each in network.modules() if isinstance(each, nn.Linear)]
-    assert plain == ([network.embedding] if kind == "implicit" else [])
+    assert plain == [network.torso[0], *([network.embedding] if kind == "implicit" else [])]
     network.resample(generator(0))
     noises = [each.bias_noise for each in network.modules() if isinstance(each, NoisyLinear)]
-    assert len(noises) == 5  # the torso's, and a hidden and an output layer in each of two streams
-    assert len({round(float(noise[0]), 9) for noise in noises}) == 5
+    assert len(noises) == 4  # a hidden and an output layer in each of two streams
+    assert len({round(float(noise[0]), 9) for noise in noises}) == 4
     assert not any("noise" in name for name in network.state_dict())
 
 

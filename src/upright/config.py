@@ -186,7 +186,7 @@ class Config(Checked):
     dueling: bool = False
     """Split the head into a state value and advantages (Wang 2016, eq. 9)."""
     noisy: bool = False
-    """Factorised Gaussian noise on the linear layers' weights, σ₀ = 0.5, as exploration (Fortunato 2018, eq. 10)."""
+    """Factorised Gaussian noise on the head's weights, σ₀ = 0.5, as exploration (Fortunato 2018, eq. 10)."""
 
     # What is learned
     loss: Loss = QLearning(error="squared")

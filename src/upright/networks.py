@@ -72,7 +72,8 @@ class Network(nn.Module):
 
     def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
         super().__init__()
-        linear: Callable[[int, int], nn.Module] = NoisyLinear if config.noisy else nn.Linear
+        # On Atari the papers' noisy layers are those after the convolutions, which are the head here.
+        head_linear: Callable[[int, int], nn.Module] = NoisyLinear if config.noisy else nn.Linear
         self.num_actions = num_actions
         self.outputs = outputs_per_action(config.loss)
         self.has_actions_only = self.outputs is None
@@ -84,14 +85,14 @@ class Network(nn.Module):
         else:
             features = math.prod(observation_shape)
         for width in config.net_arch[:-1]:
-            torso += _hidden(linear, features, width, config)
+            torso += _hidden(nn.Linear, features, width, config)
             features = width
         self.torso = nn.Sequential(*torso)
 
         def stream(outputs: int) -> nn.Sequential:
             last = config.net_arch[-1:]
-            layers = _hidden(linear, features, last[0], config) if last else []
-            return nn.Sequential(*layers, linear(last[0] if last else features, outputs))
+            layers = _hidden(head_linear, features, last[0], config) if last else []
+            return nn.Sequential(*layers, head_linear(last[0] if last else features, outputs))
 
         per_action = self.outputs or 1
         self.advantage = stream(num_actions * per_action)
