@@ -123,6 +123,7 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --num-atoms 7", "with these settings: choose --loss categorical, then --loss.atoms."),
         ("train CartPole-v1 --loss.atoms 7", "with these settings: choose --loss categorical, then --loss.atoms."),
         ("train CartPole-v1 --no-munchausen --munchausen.alpha 1", "choose --munchausen, then --munchausen.alpha."),
+        ("train --env CartPole-v1", "The environment stands by itself, without --env: upright train CartPole-v1."),
         ("train CartPole-v1 stray", "There is no place for 'stray'"),
         ("train CartPole-v1 --gamma 1.5", "gamma is 1.5, but it has to lie in [0, 1]."),
         ("train CartPole-v1 --gamma high", "Error parsing --gamma: could not convert string to float: 'high'."),

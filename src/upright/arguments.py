@@ -119,6 +119,8 @@ def parse(command: str, form: type, words: list[str]) -> Any:
 
 def _chosen(words: list[str]) -> Any:
     """Where `train`'s settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
+    if any(word.partition("=")[0] == "--env" for word in words):
+        raise SettingError("The environment stands by itself, without --env: upright train CartPole-v1.")
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--loss", "--replay"):
         peek.add_argument(name)
