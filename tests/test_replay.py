@@ -176,7 +176,7 @@ def brute_force(episodes: list, steps: int, n: int, gamma: float, masks: bool) -
     return expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     streams=st.lists(
         st.lists(
