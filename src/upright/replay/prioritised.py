@@ -11,55 +11,51 @@ from upright.config import Prioritised
 from upright.errors import Diverged
 from upright.replay.ring import Batch, Columns, ReplayMemory
 
-FAN_OUT = 64
+BLOCK = 64
 
 
 class SumTree:
     """Non-negative values `[capacity]` that can be drawn from in proportion, many at a time.
 
-    Each node sums 64 children rather than 2, so that a batch descends three levels, not seventeen, in a few array
-    operations. A changed node is summed anew from its children, so no rounding error builds up.
+    A tree of two levels: the values in blocks of 64, and the sum of each block. A batch then takes one search among the
+    blocks and one within them, in a few array operations, where a binary tree takes seventeen for 100,000 values. The
+    sum of a changed block is taken anew, so no rounding error builds up.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        size = FAN_OUT * math.ceil(capacity / FAN_OUT)
-        self._levels = [np.zeros((size // FAN_OUT, FAN_OUT))]
-        while len(self._levels[-1]) > 1:
-            size = FAN_OUT * math.ceil(len(self._levels[-1]) / FAN_OUT)
-            self._levels.append(np.zeros((size // FAN_OUT, FAN_OUT)))
+        self._values = np.zeros((math.ceil(capacity / BLOCK), BLOCK))
+        self._sums = np.zeros(len(self._values))
 
     @property
     def total(self) -> float:
         """The sum of all values."""
-        return float(self._levels[-1].sum())
+        return float(self._sums.cumsum()[-1])
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        values: np.ndarray = self._levels[0].reshape(-1)[index]
+        values: np.ndarray = self._values.reshape(-1)[index]
         return values
 
     def set(self, index: np.ndarray, value: np.ndarray) -> None:
         """Set the values at `index [B]`; of a place that stands there twice, the last one counts."""
-        index = np.asarray(index)
-        self._levels[0].reshape(-1)[index] = value
-        for children, parents in zip(self._levels, self._levels[1:], strict=False):
-            index = index // FAN_OUT
-            parents.reshape(-1)[index] = children[index].sum(axis=1)
+        self._values.reshape(-1)[index] = value
+        block = index // BLOCK
+        self._sums[block] = self._values[block].sum(axis=1)
 
     def find(self, mass: np.ndarray) -> np.ndarray:
         """The places `[B]` at which the running sum of the values passes each of `mass [B]`, from [0, total)."""
-        node = np.zeros(len(mass), np.int64)
-        for level in reversed(self._levels):
-            running = level[node].cumsum(axis=1)
-            child = (running <= mass[:, None]).sum(axis=1)
-            # Rounding can leave a mass at a node's very end: it belongs to the last child that has any.
-            past = child == FAN_OUT
-            if past.any():
-                child[past] = FAN_OUT - 1 - (level[node[past]] > 0)[:, ::-1].argmax(axis=1)
-            row = np.arange(len(mass))
-            mass = mass - np.where(child > 0, running[row, child - 1], 0.0)
-            node = node * FAN_OUT + child
-        return node
+        running = self._sums.cumsum()
+        # Rounding can leave a mass at the very end: of all, it belongs to the last block that is not 0, and of a block,
+        # to the last value there that is not.
+        last = running.searchsorted(running[-1])
+        block = np.minimum(running.searchsorted(mass, side="right"), last)
+        mass = mass - np.where(block > 0, running[block - 1], 0.0)
+        values = self._values[block]
+        place = (values.cumsum(axis=1) <= mass[:, None]).sum(axis=1)
+        past = place == BLOCK
+        if past.any():
+            place[past] = BLOCK - 1 - (values[past] > 0)[:, ::-1].argmax(axis=1)
+        found: np.ndarray = block * BLOCK + place
+        return found
 
 
 class PrioritisedReplay(ReplayMemory):
