@@ -17,7 +17,7 @@ from upright import evaluate as evaluation
 from upright.config import Config
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.learners import Learner, Problem, make_learner
-from upright.sources import EnvironmentSource, describe, make, portable_name
+from upright.sources import EnvironmentSource, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
 POLICY_SCHEMA = 1
@@ -58,6 +58,11 @@ class Agent:
     def action_space(self) -> spaces.Space[Any]:
         """The environment's action space, after its wrappers (`discretize` is one), as `predict` answers in it."""
         return self.actions.space
+
+    @property
+    def spaces(self) -> evaluation.Spaces:
+        """Both, as an environment has to have them."""
+        return self.observation_space, self.action_space
 
     def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
         """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""
@@ -115,13 +120,13 @@ class Agent:
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
     ) -> evaluation.Evaluation:
         """Greedy episodes on fresh environments (see `upright.evaluate.evaluate`)."""
-        return evaluation.evaluate(self.greedy, self.where_to_act(env), self.config, episodes, seed)
+        return evaluation.evaluate(self.greedy, self.where_to_act(env), self.config, episodes, seed, self.spaces)
 
     def where_to_act(self, env: EnvironmentSource | None = None) -> EnvironmentSource:
         """The environment to evaluate on or show: the given one, else the policy's own.
 
-        Raises EnvironmentFault when there is none, when it has other spaces, or when it stands in a file that is not
-        trusted and would have a module imported.
+        Raises EnvironmentFault when there is none, or when it stands in a file that is not trusted and would have a
+        module imported.
         """
         source = self.source if env is None else env
         if source is None:
@@ -135,14 +140,6 @@ class Agent:
             raise EnvironmentFault(
                 f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
                 "if you trust the file, say so: --trust, or load(folder, trust=True)."
-            )
-        made = make(source, self.config, notify=lambda _: None)
-        spaces_there = (made.observation_space, made.action_space)
-        made.close()
-        if spaces_there != (self.observation_space, self.action_space):
-            raise EnvironmentFault(
-                f"{describe(source)} does not fit this policy: it has {spaces_there[0]} and {spaces_there[1]}, the "
-                f"policy {self.observation_space} and {self.action_space}; give the environment that it was trained on."
             )
         return source
 

@@ -315,10 +315,8 @@ class Config(Checked):
         `loss` and `replay` also take a kind's name, and `munchausen` a bool: `override(loss="categorical")`. What
         is of that kind already keeps its numbers.
         """
-        known = [each.name for each in dataclasses.fields(self)]
+        _check_names(type(self), settings)
         for name, value in settings.items():
-            if name not in known:
-                raise SettingError(unknown_setting(name, known))
             current = getattr(self, name)
             if name in KINDS and isinstance(value, str):
                 settings[name] = current if isinstance(current, kind(name, value)) else kind(name, value)()
@@ -351,16 +349,17 @@ class Config(Checked):
             if isinstance(nested, Mapping):
                 nested = dict(nested)
                 of = kind(name, str(nested.pop("kind", None))) if name in KINDS else Munchausen
-                known = [each.name for each in dataclasses.fields(of)]
-                for inner in nested:
-                    if inner not in known:
-                        raise SettingError(unknown_setting(inner, known))
+                _check_names(of, nested)
                 settings[name] = of(**nested)
-        known = [each.name for each in dataclasses.fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown_setting(name, known))
+        _check_names(cls, settings)
         return cls(**settings)
+
+
+def _check_names(cls: type[Any], settings: Mapping[str, Any]) -> None:
+    known = [each.name for each in dataclasses.fields(cls)]
+    for name in settings:
+        if name not in known:
+            raise SettingError(unknown_setting(name, known))
 
 
 def kind(setting: str, name: str) -> type:

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from upright.config import Config
 from upright.envs import EVALUATION_INDEX, Environment, make_environment
-from upright.errors import SettingError
+from upright.errors import EnvironmentFault, SettingError
 from upright.sources import EnvironmentSource
 
 SIDE_BY_SIDE = 10
 
 # Encoded observations [E, *shape] and masks [E, A] or None, to action numbers [E].
 Policy = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+# An environment's observation space and action space.
+Spaces = tuple[spaces.Space[Any], spaces.Space[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,26 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy, source: EnvironmentSource, config: Config, episodes: int = 100, seed: int = 0
+    policy: Policy,
+    source: EnvironmentSource,
+    config: Config,
+    episodes: int = 100,
+    seed: int = 0,
+    expected: Spaces | None = None,
 ) -> Evaluation:
     """Run the policy for that many episodes, ten side by side.
 
     Episode k has a seed that depends on (seed, k) alone: two policies with the same evaluation seed meet the same
-    episodes. Time limits hold as in training, so no policy can hang it.
+    episodes. Time limits hold as in training, so no policy can hang it. Raises EnvironmentFault where the environment
+    has not the expected spaces.
     """
-    if episodes < 1:
-        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
-    check_seed(seed)
+    check_request(episodes, seed)
     count = min(episodes, SIDE_BY_SIDE)
     environments = [make_environment(source, config, seed, EVALUATION_INDEX) for _ in range(count)]
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     waiting = iter(range(count, episodes))
     try:
+        check_spaces(environments[0], expected)
         running = [(k, environments[k], *begin(environments[k], k)) for k in range(count)]
         while running:
             obs = np.stack([each[2] for each in running])
@@ -97,6 +105,23 @@ def begin(environment: Environment, episode: int) -> tuple[np.ndarray, Any]:
     environment.episode = episode - 1
     obs, info = environment.reset()
     return obs, info.get("action_mask")
+
+
+def check_spaces(environment: Environment, expected: Spaces | None) -> None:
+    """Refuse an environment whose observation or action space is not the policy's."""
+    found = (environment.observations.space, environment.actions.space)
+    if expected is not None and found != expected:
+        raise EnvironmentFault(
+            f"{environment.name} does not fit this policy: it has {found[0]} and {found[1]}, the policy "
+            f"{expected[0]} and {expected[1]}; give the environment that it was trained on."
+        )
+
+
+def check_request(episodes: int, seed: Any) -> None:
+    """Refuse a number of episodes below 1, or what is no seed."""
+    if episodes < 1:
+        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
+    check_seed(seed)
 
 
 def check_seed(seed: Any) -> None:

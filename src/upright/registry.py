@@ -36,17 +36,14 @@ def inspect(name: str) -> Entry:
     """Make the environment and look at it; an id that cannot be made says so in its verdict."""
     spec = gymnasium.registry.get(name)
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
+    newest = successor(name)
     try:
         env = make(name, notify=lambda _: None)
     except UprightError as error:
-        newest = successor(name)
-        if newest is not None and newest != name and newest not in str(error):
-            return Entry(name, "", "", threshold, f"{error} {newest} succeeds it.")
-        return Entry(name, "", "", threshold, str(error))
+        heir = f" {newest} succeeds it." if newest is not None and newest not in str(error) else ""
+        return Entry(name, "", "", threshold, f"{error}{heir}")
     try:
-        verdict, newest = _verdict(env), successor(name)
-        if newest is not None and newest != name:
-            verdict = f"{verdict} ({newest} succeeds it)"
+        verdict = _verdict(env) + (f" ({newest} succeeds it)" if newest is not None else "")
         return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, verdict)
     finally:
         env.close()

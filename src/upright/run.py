@@ -199,7 +199,7 @@ def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: st
 
 
 def _is_taken(folder: Path) -> bool:
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _describe(source: EnvironmentSource, config: Config) -> dict[str, Any]:

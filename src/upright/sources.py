@@ -104,18 +104,18 @@ def _make_by_name(source: str, arguments: dict[str, Any], limited: bool) -> tupl
                 f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
                 f"from gymnasium.Env.{did_you_mean(name, [*gymnasium.registry, *classes])}"
             )
-    # The checker is left out because Environment below checks every step itself.
+    # The checker is left out because upright.envs.Environment checks every step itself.
     limit = None if limited else -1  # Gymnasium's word for no limit
     env = gymnasium.make(name, max_episode_steps=limit, disable_env_checker=True, **arguments)
-    newest = successor(name)
-    return env, newest if newest != name else None
+    return env, successor(name)
 
 
 def successor(name: str) -> str | None:
-    """The newest registered version of an id's name, which may be the id itself; None when there is none."""
+    """The newest registered version of an id's name; None when that is the id itself, or there is none."""
     stem = re.sub(r"-v\d+$", "", name)
     versions = [each for each in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", each)]
-    return max(versions, key=_version, default=None)
+    newest = max(versions, key=_version, default=None)
+    return None if newest == name else newest
 
 
 def _version(name: str) -> int:
@@ -204,7 +204,7 @@ def _construction(name: str, config: Config) -> Iterator[None]:
         ) from error
     except ImportError as error:
         newest = successor(name)
-        instead = f" {newest} succeeds it." if newest and newest != name else ""
+        instead = f" {newest} succeeds it." if newest else ""
         raise EnvironmentFault(f"{name} cannot be made:{instead} Gymnasium says: {first_line(error)}") from error
     except Exception as error:
         arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from upright.agent import Agent
 from upright.envs import EVALUATION_INDEX, make_environment
-from upright.errors import EnvironmentFault, SettingError
-from upright.evaluate import begin, check_seed
+from upright.errors import EnvironmentFault
+from upright.evaluate import begin, check_request, check_spaces
 from upright.sources import EnvironmentSource, describe
 
 
@@ -22,9 +22,7 @@ def watch(
     where there is no window to be had.
     """
     source = agent.where_to_act(env)
-    check_seed(seed)
-    if episodes < 1:
-        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
+    check_request(episodes, seed)
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise EnvironmentFault(
             f"There is no display to watch {describe(source)} on: neither DISPLAY nor WAYLAND_DISPLAY is set; "
@@ -32,6 +30,7 @@ def watch(
         )
     environment = make_environment(source, agent.config, seed, EVALUATION_INDEX, render_mode="human")
     try:
+        check_spaces(environment, agent.spaces)
         for episode in range(episodes):
             obs, mask = begin(environment, episode)
             reward, length, ended = 0.0, 0, False

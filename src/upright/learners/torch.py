@@ -49,7 +49,8 @@ class TorchLearner:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.online = self._build(network).to(self._device).eval()
-            self._check_output()
+            if network is not None:
+                self._check_output()
         # upright's own layers know no modes but the noisy ones; a user's may.
         self._has_modes = config.noisy or network is not None
         # Only noise is left on while learning: a target network's own statistics and masks are not to move.
@@ -66,8 +67,8 @@ class TorchLearner:
         targets = dict(self.target.named_parameters())
         self._target_parameters = _flatten([targets[name] for name in names])
         # upright's own buffers hold noise, which each network draws for itself, or constants.
-        own = network is None
-        self._buffers = [] if own else list(zip(self.target.buffers(), self.online.buffers(), strict=True))
+        pairs = zip(self.target.buffers(), self.online.buffers(), strict=True)
+        self._buffers = [] if network is None else list(pairs)
         self._optimizer = _optimizer(config, self._parameters)
         # Noise and fractions are a stream of their own, not the one that the parameters were drawn from.
         stream = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
@@ -216,8 +217,8 @@ class TorchLearner:
         config, problem = self.config, self.problem
         if network is None:
             return Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
-        for name, off in (("dueling", not config.dueling), ("noisy", not config.noisy)):
-            if not off:
+        for name in ("dueling", "noisy"):
+            if getattr(config, name):
                 raise SettingError(f"{name} shapes upright's own network and cannot reach into yours; leave it off.")
         if isinstance(config.loss, ImplicitQuantile):
             raise SettingError(
@@ -232,12 +233,10 @@ class TorchLearner:
         return copy.deepcopy(built)
 
     def _check_output(self) -> None:
-        """Refuse a network whose output the loss could not read, before anything is learned."""
+        """Refuse a user's network whose output the loss could not read, before anything is learned."""
         outputs = outputs_per_action(self.config.loss)
         expected = (2, self.problem.num_actions, *(() if outputs is None else (outputs,)))
-        if isinstance(self.online, Network):
-            return
-        dtype = next((each.dtype for each in self.online.parameters()), torch.float32)
+        dtype = next(self.online.parameters()).dtype
         probe = torch.zeros(2, *self.problem.observation_shape, dtype=dtype, device=self._device)
         try:
             with torch.no_grad():
