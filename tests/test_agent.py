@@ -18,7 +18,7 @@ import upright
 from environments import Image, Masked, Noisy, Scripted, Spaces
 from upright.agent import Agent
 from upright.config import Config
-from upright.errors import EnvironmentFault, RunError, SettingError
+from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
 from upright.presets import PRESETS
 
 torch.set_num_threads(1)
@@ -254,6 +254,17 @@ def test_learning_goes_on_after_it_was_broken_off(mode: str) -> None:
     assert agent.run.episodes.count > seen
     assert len(agent.run.replay) >= 178 - 2 - 8
     agent.close()
+
+
+def test_a_run_that_diverges_does_not_replace_the_policy_that_was_kept(tmp_path) -> None:
+    agent = upright.DQN("CartPole-v1", folder=tmp_path, **TINY).learn(100)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "seed-0" / "policy").iterdir()}
+    agent.agent.learner.load_parameters(
+        {name: np.full_like(value, np.nan) for name, value in agent.agent.learner.parameters().items()}
+    )
+    with pytest.raises(Diverged):
+        agent.learn(200)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "seed-0" / "policy").iterdir()} == kept
 
 
 def test_learning_again_continues() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.errors import SettingError
+from upright.errors import Diverged, SettingError
 from upright.evaluate import Evaluation
 from upright.metrics import Terminal
 from upright.presets import preset as find_preset
@@ -70,10 +70,15 @@ class DQN:
             for progress in train(self.run):
                 if terminal is not None:
                     terminal.write(progress)
+        except Diverged:
+            raise  # without saving: a policy kept earlier is worth more than one that is no longer a number
+        except BaseException:
+            self.run.save()
+            raise
         finally:
             if terminal is not None:
                 terminal.close()
-            self.run.save()
+        self.run.save()
         return self
 
     def predict(
