@@ -23,7 +23,7 @@ from torch import nn
 from upright.config import Prioritised
 from upright.learners import Problem, make_learner
 from upright.presets import PRESETS
-from upright.replay import Batch, PrioritisedReplay, ReplayMemory, Transition
+from upright.replay import PrioritisedReplay, ReplayMemory, Transition
 from upright.run import Run
 from upright.train import train
 
@@ -113,12 +113,12 @@ def learner_update(preset: str) -> Callable[[], object]:
 
 def plain_sample(count: int) -> Callable[[], object]:
     """A batch from a deque of Python objects."""
-    transitions = fill(ReplayMemory(count), count).gather(np.arange(count))
+    transitions = fill(ReplayMemory(count), count).columns
     memory = deque(Transition(*(None if c is None else c[k] for c in transitions)) for k in range(count))
 
-    def sample() -> Batch:
+    def sample() -> Transition:
         columns = zip(*random.sample(memory, BATCH), strict=True)
-        return Batch(Transition(*(None if c[0] is None else np.stack(c) for c in columns)), np.empty(0), None)
+        return Transition(*(None if c[0] is None else np.stack(c) for c in columns))
 
     return sample
 
@@ -150,8 +150,13 @@ def main() -> None:
         ("sample + update + target, tutorial preset, vs its code", our_update("tutorial"), plain, 200),
         ("update alone, tutorial preset, vs the same", learner_update("tutorial"), plain, 200),
         ("update alone, default preset, vs the same", learner_update("default"), plain, 200),
-        ("128 of 100,000, uniform, vs deque + random.sample", lambda: uniform.sample(BATCH), deque_sample, 200),
-        ("128 of 100,000, prioritised, vs the same", lambda: prioritised.sample(BATCH), deque_sample, 200),
+        (
+            "128 of 100,000, uniform, vs deque + random.sample",
+            lambda: uniform.sample(BATCH).transition,
+            deque_sample,
+            200,
+        ),
+        ("128 of 100,000, prioritised, vs the same", lambda: prioritised.sample(BATCH).transition, deque_sample, 200),
     ]
     for name, ours, theirs, calls in rows:
         mine, other, ratio = compare(ours, theirs, calls, rounds)

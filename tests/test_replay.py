@@ -27,7 +27,7 @@ def test_the_ring_holds_the_last_transitions(capacity: int, pushes: int) -> None
         memory.push(*transition(k))
     assert len(memory) == min(capacity, pushes)
     if pushes:
-        stored = memory.gather(np.arange(len(memory)))
+        stored = Batch(memory.columns, np.arange(len(memory)), None).transition
         assert sorted(stored.reward * 2) == list(range(max(0, pushes - capacity), pushes))
         for row in range(len(memory)):
             expected = transition(int(stored.reward[row] * 2))
@@ -45,6 +45,30 @@ def test_pushing_copies_and_sampling_copies() -> None:
     assert (batch.transition.obs == 0).all()
     batch.transition.obs[:] = 9
     assert (memory.sample(3).transition.obs == 0).all()
+
+
+@pytest.mark.parametrize("allocated", [False, True])
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "prioritised"])
+def test_a_batch_names_rows_of_the_memorys_own_columns(kind: str, masks: bool, allocated: bool) -> None:
+    columns = ring.columns_for((2,), np.float32, 3 if masks else None) if allocated else None
+    memory = ReplayMemory(6, columns) if kind == "uniform" else PrioritisedReplay(6, Prioritised(), columns)
+    given, seen = [], []
+    for k in range(9):
+        given.append((*transition(k), *([np.arange(3) != k % 3, np.arange(3) == k % 3] if masks else [None, None])))
+        memory.push(*given[-1])
+        batch = memory.sample(20)
+        assert batch.columns is memory.columns
+        seen.append(batch.columns)
+        drawn = batch.transition
+        for row, place in enumerate(batch.place):
+            newest = max(each for each in range(k + 1) if each % 6 == place)
+            for field, value in zip(drawn, given[newest], strict=True):
+                if value is None:
+                    assert field is None
+                else:
+                    np.testing.assert_array_equal(field[row], value)
+    assert all(each is seen[0] for each in seen)  # what a learner may keep
 
 
 def test_uniform_draws_are_uniform_and_seeded() -> None:
@@ -71,7 +95,7 @@ def test_memory_is_counted_before_it_is_allocated_and_refused_when_there_is_not_
     per_transition = 2 * 4 * 84 * 84 + 8 + 8 + 8 + 2 * 18
     assert ring.bytes_needed(1_000_000, columns) == 1_000_000 * per_transition
     memory = ReplayMemory(10, columns)
-    assert sum(column.nbytes for column in memory._columns.values()) == 10 * per_transition
+    assert sum(column.nbytes for column in memory.columns) == 10 * per_transition
     ring.check_memory(2**20)
     with pytest.raises(UprightError, match=r"needs 1048576.00 GiB, and .* available here: lower buffer_size"):
         ring.check_memory(2**50)
@@ -108,7 +132,7 @@ def prioritised(capacity: int, priorities: np.ndarray, settings: Prioritised) ->
     memory = PrioritisedReplay(capacity, settings, seed=1)
     for k in range(len(priorities)):
         memory.push(*transition(k))
-    everything = Batch(memory.gather(np.arange(len(memory))), np.arange(len(memory)), None)
+    everything = Batch(memory.columns, np.arange(len(memory)), None)
     memory.reprioritise(everything, priorities)
     return memory
 

@@ -67,7 +67,7 @@ def test_a_table_learns_as_tabular_q_learning_does(env: str, gamma: float) -> No
     run = Run(env, config, seed=4, network=table)
     tabular = np.zeros_like(q_table(run.agent.learner))
     for _ in train(run):
-        t = run.replay.gather(np.array([0]))
+        t = Batch(run.replay.columns, np.array([0]), None).transition
         s, a, s_next = t.obs[0].argmax(), t.action[0], t.next_obs[0].argmax()
         tabular[s, a] += alpha * (t.reward[0] + t.discount[0] * tabular[s_next].max() - tabular[s, a])
     run.close()
@@ -142,7 +142,7 @@ def digest(run: Run) -> str:
         metrics = {tag: value for tag, value in progress.metrics.items() if not tag.startswith("time/")}
         sha.update(json.dumps([progress.step, [e.reward for e in progress.episodes], metrics]).encode())
     run.close()
-    for column in run.replay.gather(np.arange(len(run.replay))):
+    for column in Batch(run.replay.columns, np.arange(len(run.replay)), None).transition:
         if column is not None:
             sha.update(column.tobytes())
     for name, value in sorted(run.agent.learner.parameters().items()):
@@ -186,7 +186,7 @@ def test_no_mask_is_violated_in_a_hundred_thousand_steps() -> None:
     for _ in train(run):
         pass
     assert run.step == 100_000
-    stored = run.replay.gather(np.arange(len(run.replay)))
+    stored = Batch(run.replay.columns, np.arange(len(run.replay)), None).transition
     assert stored.mask[np.arange(len(stored.action)), stored.action].all()
     counts = np.bincount(stored.action, minlength=5)
     assert (counts > 5_000).all()

@@ -97,7 +97,7 @@ class PrioritisedReplay(ReplayMemory):
         index = self._tree.find(mass)
         beta = self.settings.beta_initial + progress * (self.settings.beta_final - self.settings.beta_initial)
         weight = (len(self) * self._tree[index] / total) ** -beta
-        return Batch(self.gather(index), index, weight / weight.max())
+        return Batch(self.columns, index, weight / weight.max())
 
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
         """Set pᵢ = |priority| + ε for the transitions of the batch. Raises Diverged when one is not finite."""

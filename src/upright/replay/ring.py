@@ -13,7 +13,7 @@ from upright.errors import UprightError
 
 
 class Transition(NamedTuple):
-    """One step, or n of them folded into one; in a `Batch` each field has a leading axis B.
+    """One step, or n of them folded into one; or many of these, each field with a leading axis.
 
     obs, next_obs `[*shape]` · action: its number · reward: Σ γᵏ r over the k ≤ n steps between
     discount: γᵏ·(1 − terminated), so that no loss ever sees γ, n or an episode's end
@@ -30,14 +30,21 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B transitions, with where they came from and what each weighs in the loss.
+    """B transitions: where they lie in the memory, and what each weighs in the loss.
 
-    place `[B]`: where they lie in the memory · weight `[B]`: importance weights, or None when all are 1
+    columns: the memory's own arrays, of which each field has a leading axis for all its transitions. From one batch to
+    the next they are the same object, so that a learner may keep what it found out about them.
+    place `[B]`: the transitions' rows there · weight `[B]`: importance weights, or None when all are 1
     """
 
-    transition: Transition
+    columns: Transition
     place: np.ndarray
     weight: np.ndarray | None
+
+    @property
+    def transition(self) -> Transition:
+        """A copy of the transitions as they are in the memory now, each field `[B, ...]`."""
+        return Transition(*[None if column is None else column.take(self.place, axis=0) for column in self.columns])
 
 
 Columns = Mapping[str, tuple[tuple[int, ...], Any]]
@@ -78,8 +85,8 @@ class ReplayMemory:
             raise ValueError(f"capacity is {capacity}, but a memory holds at least 1 transition")
         self.capacity = capacity
         self.random = np.random.default_rng(seed)
-        self._columns: dict[str, np.ndarray] = {}
-        self._rows: list[np.ndarray | None] = []
+        # An array `[capacity, ...]` a field, once they are allocated; without masks, None for these.
+        self.columns = Transition(None, None, None, None, None)
         self._next = 0
         self._length = 0
         if columns is not None:
@@ -99,21 +106,21 @@ class ReplayMemory:
         next_mask: Any = None,
     ) -> int:
         """Store one transition over the oldest, and return its place."""
-        if not self._columns:
+        if self.columns.obs is None:
             given = Transition(obs, action, reward, discount, next_obs, mask, next_mask)._asdict()
             arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
             kinds = {"action": np.int64, "reward": np.float64, "discount": np.float64}
             self._allocate({name: (a.shape, kinds.get(name, a.dtype)) for name, a in arrays.items()})
         place = self._next
-        column = self._columns
-        column["obs"][place] = obs
-        column["action"][place] = action
-        column["reward"][place] = reward
-        column["discount"][place] = discount
-        column["next_obs"][place] = next_obs
-        if "mask" in column:
-            column["mask"][place] = mask
-            column["next_mask"][place] = next_mask
+        column = self.columns
+        column.obs[place] = obs
+        column.action[place] = action
+        column.reward[place] = reward
+        column.discount[place] = discount
+        column.next_obs[place] = next_obs
+        if column.mask is not None:
+            column.mask[place] = mask
+            column.next_mask[place] = next_mask
         self._next = (place + 1) % self.capacity
         self._length = min(self._length + 1, self.capacity)
         return place
@@ -123,18 +130,14 @@ class ReplayMemory:
         if not self._length:
             raise ValueError("the memory is empty: push a transition before you sample")
         index = self.random.integers(self._length, size=batch_size)
-        return Batch(self.gather(index), index, None)
-
-    def gather(self, index: np.ndarray) -> Transition:
-        """The transitions at those places: one gather a column."""
-        return Transition(*[None if column is None else column.take(index, axis=0) for column in self._rows])
+        return Batch(self.columns, index, None)
 
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
         """Nothing: every transition stays equally likely."""
 
     def _allocate(self, columns: Columns) -> None:
-        self._columns = {name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()}
-        self._rows = [self._columns.get(name) for name in Transition._fields]
+        arrays = {name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()}
+        self.columns = Transition(**arrays)
 
 
 def check_memory(needed: int) -> None:
