@@ -11,6 +11,8 @@ from torch import nn
 
 from upright.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Uniform
 from upright.errors import SettingError
+from upright.generators import noise_generator
+from upright.initialisation import initial_parameters, parameter_shapes
 from upright.learners import Problem, make_learner
 from upright.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.presets import preset
@@ -280,9 +282,10 @@ def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
     learner.update(random_batch(64, seed=1), 1.0)  # now the two networks differ
     batch = random_batch(64, seed=2).transition
     # The fractions that the learner will draw: the online network's, then the target's.
-    random = torch.Generator()
-    random.set_state(learner._random.get_state())
-    online_fractions, target_fractions = torch.rand(64, 5, generator=random), torch.rand(64, 6, generator=random)
+    random = copy.deepcopy(learner._random)
+    online_fractions, target_fractions = (
+        torch.from_numpy(random.random((64, count), dtype=np.float32)).double() for count in (5, 6)
+    )
 
     def output(network, obs, fractions):
         arguments = (fractions,) if isinstance(loss, ImplicitQuantile) else ()
@@ -442,6 +445,38 @@ def test_the_seed_decides_everything(kind):
     torch.rand(5)
     np.testing.assert_array_equal(trained(3, config), first)
     assert (trained(4, config) != first).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_learner_starts_from_the_parameters_that_the_seed_gives_every_engine(kind):
+    config = plain(**EVERYTHING[kind])
+    learner = make_learner(config, PROBLEM, 3)
+    expected = initial_parameters(config, PROBLEM, 3)
+    assert list(learner.parameters()) == list(expected)
+    for name, value in learner.parameters().items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert_same(state(learner.target), state(learner.online))
+
+
+@pytest.mark.parametrize("settings", [{"noisy": True}, EVERYTHING["implicit_quantile"]], ids=["noise", "fractions"])
+def test_a_learner_draws_from_numpy_in_the_order_that_every_engine_keeps(settings):
+    """An update: the online network's noise, the target's, the online fractions, the target's. Acting: the first."""
+    config = plain(**settings)
+    learner = make_learner(config, PROBLEM, 0)
+    random = noise_generator(0)
+    shapes = parameter_shapes(config, PROBLEM)
+    noisy = [sum(shapes[name]) for name in shapes if name.endswith("weight_sigma")]
+    assert len(noisy) == (4 if config.dueling else 2)
+    for update in range(3):
+        learner.q_values(random_batch(1).transition.obs, explore=True)
+        learner.q_values(random_batch(1).transition.obs)
+        learner.update(random_batch(seed=update), 0.1)
+        for size in 3 * noisy:
+            random.standard_normal(size, dtype=np.float32)
+        if isinstance(config.loss, ImplicitQuantile):
+            for count in (config.loss.quantiles, config.loss.target_quantiles):
+                random.random((16, count), dtype=np.float32)
+        assert random.bit_generator.state == learner._random.bit_generator.state
 
 
 def test_the_seed_decides_a_factorys_network():

@@ -1,4 +1,4 @@
-"""Networks: shapes, the papers' heads against formulas written by hand, noise, initialisation, sizes."""
+"""Networks: shapes, the papers' heads against formulas written by hand, noise, sizes."""
 
 import math
 
@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from upright.config import Categorical, Config, ImplicitQuantile, QLearning, Quantile
+from upright.initialisation import initial_parameters
+from upright.learners import Problem
 from upright.losses import midpoints
 from upright.networks import Network, NoisyLinear
 
@@ -38,8 +40,21 @@ def float64():
 
 
 def make_network(kind="scalar", shape=VECTOR, actions=ACTIONS, **settings):
-    settings = {"net_arch": (8, 6), **settings}
-    return Network(Config(loss=LOSSES[kind], munchausen=None, **settings), shape, len(shape) == 3, actions)
+    config = Config(**{"loss": LOSSES[kind], "munchausen": None, "net_arch": (8, 6), **settings})
+    network = Network(config, shape, len(shape) == 3, actions)
+    parameters = initial_parameters(config, Problem(shape, len(shape) == 3, actions), seed=0)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in parameters.items()})
+    return network
+
+
+def noisy_layer(inputs, outputs):
+    """A noisy layer as Fortunato 2018 starts it."""
+    layer, bound = NoisyLinear(inputs, outputs), 1 / math.sqrt(inputs)
+    with torch.no_grad():
+        for mean, sigma in ((layer.weight, layer.weight_sigma), (layer.bias, layer.bias_sigma)):
+            mean.uniform_(-bound, bound)
+            sigma.fill_(0.5 * bound)
+    return layer
 
 
 def observations(shape=VECTOR, batch=BATCH):
@@ -55,7 +70,7 @@ def parameter_count(network):
 
 
 def generator(seed):
-    return torch.Generator().manual_seed(seed)
+    return np.random.default_rng(seed)
 
 
 def assert_equal(actual, expected, tolerance=1e-12):
@@ -196,7 +211,7 @@ def test_the_value_stream_moves_all_actions_alike_and_the_advantage_stream_none_
 
 
 def test_evaluation_leaves_the_noise_out():
-    layer, x = NoisyLinear(4, 3), torch.randn(BATCH, 4)
+    layer, x = noisy_layer(4, 3), torch.randn(BATCH, 4)
     layer.resample(generator(0))
     layer.eval()
     assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
@@ -205,7 +220,7 @@ def test_evaluation_leaves_the_noise_out():
 
 
 def test_a_noisy_layer_is_the_formula():
-    layer, x = NoisyLinear(4, 3), torch.randn(BATCH, 4)
+    layer, x = noisy_layer(4, 3), torch.randn(BATCH, 4)
     layer.resample(generator(0))
     with torch.no_grad():
         layer.weight_sigma.copy_(torch.randn(3, 4))
@@ -218,16 +233,8 @@ def test_a_noisy_layer_is_the_formula():
     assert_equal(layer(x), expected)
 
 
-def test_noise_starts_at_half_the_inverse_root_of_the_inputs():
-    layer = NoisyLinear(64, 1000)
-    assert torch.equal(layer.weight_sigma, torch.full((1000, 64), 0.0625))  # 0.5/8
-    assert torch.equal(layer.bias_sigma, torch.full((1000,), 0.0625))
-    for mean in (layer.weight, layer.bias):  # uniform in ±1/8
-        assert stats.kstest(mean.detach().flatten().numpy(), stats.uniform(-0.125, 0.25).cdf).pvalue > 0.01
-
-
 def test_noise_is_an_outer_product():
-    layer = NoisyLinear(7, 5)
+    layer = noisy_layer(7, 5)
     layer.resample(generator(0))
     assert torch.linalg.matrix_rank(layer.weight_noise) == 1
     of_input = layer.weight_noise[0] / layer.bias_noise[0]
@@ -235,19 +242,32 @@ def test_noise_is_an_outer_product():
         assert_equal(layer.weight_noise[i], layer.bias_noise[i] * of_input)
 
 
+def test_noise_is_drawn_by_numpy_in_float32_for_the_inputs_first():
+    network = make_network(noisy=True, dueling=True, net_arch=(4,))
+    network.resample(generator(5))
+    random = generator(5)
+    for layer in (each for each in network.modules() if isinstance(each, NoisyLinear)):
+        of_input, of_output = (
+            np.array([math.copysign(math.sqrt(abs(x)), x) for x in random.standard_normal(size, dtype=np.float32)])
+            for size in (layer.in_features, layer.out_features)
+        )
+        assert_equal(layer.bias_noise, torch.from_numpy(of_output), 1e-6)
+        assert_equal(layer.weight_noise, torch.from_numpy(np.outer(of_output, of_input)), 1e-6)
+
+
 def test_noise_is_the_signed_root_of_a_normal_variable():
-    layer = NoisyLinear(20_000, 1)
+    layer = noisy_layer(20_000, 1)
     layer.resample(generator(1))
     of_input = (layer.weight_noise[0] / layer.bias_noise[0]).numpy()
     assert stats.kstest(np.sign(of_input) * of_input**2, "norm").pvalue > 0.01
-    layer = NoisyLinear(1, 20_000)
+    layer = noisy_layer(1, 20_000)
     layer.resample(generator(2))
     of_output = layer.bias_noise.numpy()
     assert stats.kstest(np.sign(of_output) * of_output**2, "norm").pvalue > 0.01
 
 
 def test_variance_of_a_noisy_output():
-    layer, x = NoisyLinear(4, 2).requires_grad_(False), torch.tensor([[1.0, -2.0, 0.5, 0.0]])
+    layer, x = noisy_layer(4, 2).requires_grad_(False), torch.tensor([[1.0, -2.0, 0.5, 0.0]])
     random, draws = generator(0), 20_000
     outputs = torch.empty(draws, 2)
     for i in range(draws):
@@ -319,20 +339,3 @@ def test_a_quantile_depends_on_its_own_fraction_alone(dueling):
     # More fractions at once do not move the ones that were asked before.
     more = torch.cat([fractions, midpoints(8, fractions).expand(BATCH, -1)], dim=1)
     assert_equal(network(obs, more)[:, :, :FRACTIONS], output)
-
-
-# Initialisation
-
-
-@every_loss
-@pytest.mark.parametrize("noisy", [False, True])
-@pytest.mark.parametrize("shape", [VECTOR, IMAGE])
-def test_orthogonal_initialisation(kind, noisy, shape):
-    network = make_network(kind, shape, initialisation="orthogonal", dueling=True, noisy=noisy)
-    layers = [each for each in network.modules() if isinstance(each, (nn.Linear, nn.Conv2d, NoisyLinear))]
-    assert len(layers) == 5 + 3 * (shape == IMAGE) + (kind == "implicit")
-    for layer in layers:
-        weight = layer.weight.detach().flatten(1)
-        gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
-        assert_equal(gram, 2 * torch.eye(len(gram)))
-        assert not layer.bias.any()

@@ -182,7 +182,7 @@ class Config(Checked):
     layer_norm: bool = False
     """Normalise each hidden layer before its nonlinearity (Ba 2016, arXiv:1607.06450)."""
     initialisation: Literal["pytorch", "orthogonal"] = "pytorch"
-    """PyTorch's default, or orthogonal weights with zero biases (Saxe 2014, arXiv:1312.6120)."""
+    """Uniform in ±1/√inputs as PyTorch's layers, or orthogonal weights and zero biases (Saxe 2014, arXiv:1312.6120)."""
     dueling: bool = False
     """Split the head into a state value and advantages (Wang 2016, eq. 9)."""
     noisy: bool = False

@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from upright.config import Categorical, Config, ImplicitQuantile, Loss, Quantile
+from upright.config import Config, ImplicitQuantile
+from upright.initialisation import NATURE_CONVOLUTIONS, input_features, outputs_per_action
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
-NOISE = 0.5
 
 
 class NoisyLinear(nn.Module):
     """y = (μʷ + σʷ ⊙ εʷ) x + μᵇ + σᵇ ⊙ εᵇ, with εʷ = f(ε_out) f(ε_in)ᵀ, f(x) = sgn(x)√|x|   (Fortunato 2018, eq. 9–11)
 
-    x `[..., in_features]` → y `[..., out_features]`. μ starts uniform in ±1/√in_features, σ at 0.5/√in_features. In
+    x `[..., in_features]` → y `[..., out_features]`. μ and σ start at 0, until `initial_parameters` are loaded. In
     evaluation mode the noise is left out; `resample` draws a new one.
     """
 
@@ -31,11 +32,10 @@ class NoisyLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        bound = 1 / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
-        self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), NOISE * bound))
-        self.bias_sigma = nn.Parameter(torch.full((out_features,), NOISE * bound))
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight_sigma = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias_sigma = nn.Parameter(torch.zeros(out_features))
         # The noise is drawn anew before each use, so no saved policy needs it.
         self.register_buffer("weight_noise", torch.zeros(out_features, in_features), persistent=False)
         self.register_buffer("bias_noise", torch.zeros(out_features), persistent=False)
@@ -49,10 +49,11 @@ class NoisyLinear(nn.Module):
             torch.addcmul(self.bias, self.bias_sigma, self.bias_noise),
         )
 
-    def resample(self, random: torch.Generator) -> None:
-        """Draw new noise."""
-        draw = torch.randn(self.in_features + self.out_features, generator=random, device=self.weight.device)
-        noise = draw.sign() * draw.abs().sqrt()
+    def resample(self, random: np.random.Generator) -> None:
+        """Draw new noise: a standard normal number for each input, then one for each output."""
+        # By NumPy and in float32 on every device and in every engine, so that all of them see the same noise.
+        draw = random.standard_normal(self.in_features + self.out_features, dtype=np.float32)
+        noise = torch.from_numpy(np.sign(draw) * np.sqrt(np.abs(draw))).to(self.weight)
         of_input, of_output = noise[: self.in_features], noise[self.in_features :]
         self.weight_noise.copy_(torch.outer(of_output, of_input))
         self.bias_noise.copy_(of_output)
@@ -66,6 +67,7 @@ class Network(nn.Module):
         Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a')          (Wang 2016, eq. 9; for atoms, Hessel 2018)
     Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
         Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
+    `upright.initialisation` names the same parameters and says how they start; a network is built to have them loaded.
     """
 
     cosines: Tensor
@@ -77,13 +79,8 @@ class Network(nn.Module):
         self.num_actions = num_actions
         self.outputs = outputs_per_action(config.loss)
         self.has_actions_only = self.outputs is None
-        torso: list[nn.Module] = []
-        if is_image:
-            torso += _nature_convolutions(observation_shape[0])
-            with torch.no_grad():
-                features = nn.Sequential(*torso)(torch.zeros(1, *observation_shape)).shape[1]
-        else:
-            features = math.prod(observation_shape)
+        torso = _nature_convolutions(observation_shape[0]) if is_image else []
+        features = input_features(observation_shape, is_image)
         for width in config.net_arch[:-1]:
             torso += _hidden(nn.Linear, features, width, config)
             features = width
@@ -101,8 +98,6 @@ class Network(nn.Module):
         if isinstance(config.loss, ImplicitQuantile):
             self.embedding = nn.Linear(config.loss.cosines, features)
             self.register_buffer("cosines", math.pi * torch.arange(config.loss.cosines), persistent=False)
-        if config.initialisation == "orthogonal":
-            self.apply(_orthogonal)
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
@@ -125,42 +120,20 @@ class Network(nn.Module):
             return flat.transpose(1, 2)  # [B, N, A] → [B, A, N]
         return flat.view(len(flat), actions, self.outputs or 1)
 
-    def resample(self, random: torch.Generator) -> None:
-        """Draw new noise for every noisy layer."""
+    def resample(self, random: np.random.Generator) -> None:
+        """Draw new noise for every noisy layer, in the order of their parameters."""
         for module in self._noisy:
             module.resample(random)
 
 
-def outputs_per_action(loss: Loss) -> int | None:
-    """Atoms or quantiles per action; None for one scalar, and for implicit quantiles, which come one per fraction."""
-    match loss:
-        case Categorical(atoms=n) | Quantile(quantiles=n):
-            return n
-        case ImplicitQuantile():
-            return 1
-    return None
-
-
 def _nature_convolutions(channels: int) -> list[nn.Module]:
-    """Mnih 2015, methods, "Model architecture"."""
-    return [
-        nn.Conv2d(channels, 32, kernel_size=8, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, kernel_size=4, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, kernel_size=3, stride=1),
-        nn.ReLU(),
-        nn.Flatten(),
-    ]
+    layers: list[nn.Module] = []
+    for outputs, kernel, stride in NATURE_CONVOLUTIONS:
+        layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
+        channels = outputs
+    return [*layers, nn.Flatten()]
 
 
 def _hidden(linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config) -> list[nn.Module]:
     norm = [nn.LayerNorm(width)] if config.layer_norm else []
     return [linear(features, width), *norm, ACTIVATIONS[config.activation]()]
-
-
-def _orthogonal(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d, NoisyLinear)):
-        nn.init.orthogonal_(module.weight, gain=math.sqrt(2))
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)

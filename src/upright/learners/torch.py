@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from upright.config import Config, ImplicitQuantile, Quantile, Uniform
 from upright.errors import SettingError
+from upright.generators import noise_generator
+from upright.initialisation import initial_parameters, outputs_per_action
 from upright.learners import Problem
 from upright.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
-from upright.networks import Network, outputs_per_action
+from upright.networks import Network
 from upright.replay import Batch
 
 ENOUGH_FOR_THREADS = 1_000_000
@@ -48,7 +50,7 @@ class TorchLearner:
         self.device = str(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.online = self._build(network).to(self._device).eval()
+            self.online = self._build(network, seed).to(self._device).eval()
             if network is not None:
                 self._check_output()
         # upright's own layers know no modes but the noisy ones; a user's may.
@@ -70,9 +72,7 @@ class TorchLearner:
         pairs = zip(self.target.buffers(), self.online.buffers(), strict=True)
         self._buffers = [] if network is None else list(pairs)
         self._optimizer = _optimizer(config, self._parameters)
-        # Noise and fractions are a stream of their own, not the one that the parameters were drawn from.
-        stream = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
-        self._random = torch.Generator(self._device).manual_seed(stream)
+        self._random = noise_generator(seed)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
         self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
         self._updates = 0
@@ -151,9 +151,8 @@ class TorchLearner:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
 
     def load_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
-        state = {name: torch.from_numpy(np.array(value)) for name, value in parameters.items()}
-        self.online.load_state_dict(state)
-        self.target.load_state_dict(state)
+        for network in (self.online, self.target):
+            network.load_state_dict(_tensors(parameters))
 
     def _set_training(self, training: bool) -> None:
         if self._has_modes and self.online.training != training:
@@ -200,7 +199,7 @@ class TorchLearner:
         return midpoints(loss.policy_quantiles, self._ones).expand(batch, -1)
 
     def _draw(self, batch: int, count: int) -> Tensor:
-        return torch.rand(batch, count, generator=self._random, dtype=self._dtype, device=self._device)
+        return self._numbers(self._random.random((batch, count), dtype=np.float32))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -213,10 +212,12 @@ class TorchLearner:
         tensor = self._tensor(obs).to(self._dtype)
         return tensor / 255 if self.problem.is_image else tensor
 
-    def _build(self, network: Any) -> Any:
+    def _build(self, network: Any, seed: int) -> Any:
         config, problem = self.config, self.problem
         if network is None:
-            return Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
+            own = Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
+            own.load_state_dict(_tensors(initial_parameters(config, problem, seed)))
+            return own
         for name in ("dueling", "noisy"):
             if getattr(config, name):
                 raise SettingError(f"{name} shapes upright's own network and cannot reach into yours; leave it off.")
@@ -262,6 +263,10 @@ def _device(name: str) -> torch.device:
             f"device is {name!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}); choose cpu or auto."
         ) from error
     return device
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def _flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,36 @@
+"""NumPy's random generators: the one that every engine draws noise from, and any one's state as plain numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_HALF = 2**64
+
+
+def noise_generator(seed: int) -> np.random.Generator:
+    """What a learner draws noise and fractions from: a stream of its own, not the initial parameters'."""
+    stream = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
+    return np.random.default_rng(stream)
+
+
+def generator_state(random: np.random.Generator) -> np.ndarray:
+    """The state of a PCG64 generator, uint64 `[6]`.
+
+    In turn the high and low halves of its state, those of its increment, whether it keeps half of a drawn number, and
+    that half.
+    """
+    state = random.bit_generator.state
+    inner = state["state"]
+    words = [*divmod(inner["state"], _HALF), *divmod(inner["inc"], _HALF), state["has_uint32"], state["uinteger"]]
+    return np.array(words, np.uint64)
+
+
+def set_generator_state(random: np.random.Generator, state: np.ndarray) -> None:
+    """Let a PCG64 generator go on from what `generator_state` gave."""
+    high, low, increment_high, increment_low, has_half, half = (int(word) for word in state)
+    random.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": high * _HALF + low, "inc": increment_high * _HALF + increment_low},
+        "has_uint32": has_half,
+        "uinteger": half,
+    }
