@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.numpy import save
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -216,7 +217,8 @@ def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_
         ("policy.json", json.dumps({**description, "config": {"gama": 1}}).encode(), "There is no setting 'gama'"),
         ("policy.json", json.dumps({"schema": 1}).encode(), "does not describe a policy"),
         ("policy.json", json.dumps({**description, "action_space": {"type": "Discrete", "n": 3, "start": 0}}).encode(),
-         "does not fit its policy.json"),
+         r"does not fit its policy.json: 'advantage.*' has shape \(2, .*\), and \(3, .*\) is needed"),
+        ("policy.safetensors", save({"other": np.zeros(1)}), "does not fit its policy.json: '.*' is missing"),
         ("policy.safetensors", tensors[:100], "cannot be read"),
         ("policy.safetensors", b"", "cannot be read"),
     ]  # fmt: skip

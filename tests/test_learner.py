@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from torch import nn
 
@@ -13,7 +14,7 @@ from upright.config import Categorical, Config, ImplicitQuantile, Munchausen, Pr
 from upright.errors import SettingError
 from upright.generators import noise_generator
 from upright.initialisation import initial_parameters, parameter_shapes
-from upright.learners import Problem, make_learner
+from upright.learners import Problem, make_learner, moments
 from upright.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.presets import preset
 from upright.replay import Batch, Transition
@@ -216,6 +217,14 @@ def test_an_update_is_the_optimisers_own(settings, reference):
         learner.update(batch, learning_rate)
         assert learner.metrics()["train/grad_norm"] == pytest.approx(float(norm), rel=1e-12)
         assert_same(learner.online.state_dict(), module.state_dict(), 1e-12)
+        kept = learner.state()
+        assert kept["optimizer/step"] == update + 1
+        for name, each in module.named_parameters():
+            buffers = {key: value for key, value in optimizer.state[each].items() if torch.is_tensor(value)}
+            assert set(moments(config)) == buffers.keys() - {"step"}
+            for moment in moments(config):
+                actual = kept[f"optimizer/{moment}/{name}"]
+                np.testing.assert_allclose(actual, buffers[moment].numpy(), rtol=0, atol=1e-12)
 
 
 # The target network
@@ -694,6 +703,124 @@ def test_parameters_carry_a_learner_to_another(kind):
     for name, value in parameters.items():
         np.testing.assert_array_equal(value, kept[name])
     assert all((value != kept[name]).any() for name, value in other.parameters().items())
+
+
+MISFITS = {
+    "missing": (lambda kept, name: kept.pop(name), "{name!r} is missing."),
+    "unknown": (lambda kept, name: kept.update(other=kept[name]), "'other' is not known here."),
+    "misshapen": (lambda kept, name: kept.update({name: np.zeros((8, 9))}), "{name!r} has shape (8, 9), and "),
+    "no numbers": (
+        lambda kept, name: kept.update({name: np.full(kept[name].shape, "x")}),
+        "{name!r} holds <U1, and ",
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("network", [None, nn.Linear(4, 3)], ids=["own", "user's"])
+@pytest.mark.parametrize("what", ["parameters", "state"])
+def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_loaded(what, network, misfit):
+    learner = make_learner(plain(optimizer="adam"), PROBLEM, 0, network)
+    before = learner.state()
+    given = {name: value + 1 for name, value in getattr(learner, what)().items()}
+    change, message = MISFITS[misfit]
+    for name in list(given)[-1:] if what == "parameters" else ("random", "metrics/loss", "optimizer/step"):
+        changed = dict(given)
+        change(changed, name)
+        load = learner.load_parameters if what == "parameters" else learner.load_state
+        with pytest.raises(ValueError, match=re.escape(message.format(name=name))) as refused:
+            load(changed)
+        assert "\n" not in str(refused.value)
+    assert_equal_states(learner.state(), before)
+
+
+# State
+
+
+def assert_equal_states(actual, expected):
+    assert list(actual) == list(expected)
+    for name, value in actual.items():
+        assert value.dtype == expected[name].dtype, name
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def advance(learner, updates):
+    """Updates and actions that depend on nothing but the learner; what it answered."""
+    answers = []
+    for update in updates:
+        answers.append(learner.q_values(random_batch(1 + update % 3, seed=update).transition.obs, explore=True))
+        answers.append(learner.update(random_batch(seed=update), 1e-2 / (1 + update)))
+        if update % 3 == 0:
+            learner.update_target()
+    return answers
+
+
+STATES = {
+    "adam": {"optimizer": "adam"},
+    "adamw, amsgrad": {"optimizer": "adamw", "amsgrad": True, "weight_decay": 0.1},
+    "rmsprop": {"optimizer": "rmsprop", "tau": 0.1},
+    "sgd": {"optimizer": "sgd"},
+    "noisy": {"optimizer": "adam", "noisy": True, "dueling": True},
+    **{kind: {"optimizer": "adam", **EVERYTHING[kind]} for kind in LOSSES},
+    "user's, with buffers": {"optimizer": "adam", "network": network_with_batch_norm},
+    "user's, tied, float64": {"optimizer": "rmsprop", "network": lambda: Tied().double()},
+}
+
+
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_goes_on_to_the_same_bits(case, before):
+    settings = {"replay": Prioritised(), **STATES[case]}
+    make_network = settings.pop("network", lambda: None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, another = make_network(), make_network()
+    undisturbed, stopped, resumed = (
+        make_learner(plain(**settings), PROBLEM, seed, each)
+        for seed, each in ((0, network), (0, network), (1, another))
+    )
+    advance(undisturbed, range(before))
+    advance(stopped, range(before))
+    advance(resumed, range(3))
+    kept = stopped.state()
+    copied = {name: value.copy() for name, value in kept.items()}
+    resumed.load_state(safetensors.numpy.load(safetensors.numpy.save(kept)))
+    assert_equal_states(resumed.state(), kept)
+    expected = advance(undisturbed, range(before, before + 8))
+    for learner in (stopped, resumed):
+        for actual, want in zip(advance(learner, range(before, before + 8)), expected, strict=True):
+            np.testing.assert_array_equal(actual, want)
+        assert_equal_states(learner.state(), undisturbed.state())
+    assert_equal_states(kept, copied)  # what was handed out is a copy
+    metrics = undisturbed.metrics()
+    assert len(metrics) == 3
+    assert stopped.metrics() == resumed.metrics() == metrics
+
+
+def test_a_resumed_learner_reports_the_same_means_without_another_update():
+    learner, resumed = (make_learner(plain(optimizer="adam"), PROBLEM, seed) for seed in (0, 1))
+    advance(learner, range(5))
+    resumed.load_state(learner.state())
+    assert resumed.metrics() == learner.metrics() != {}
+    advance(resumed, range(2))
+    resumed.load_state(learner.state())
+    assert resumed.metrics() == learner.metrics() == {}
+
+
+def test_a_states_names_are_those_that_every_engine_gives_it():
+    config = plain(optimizer="adam", amsgrad=True, **EVERYTHING["implicit_quantile"])
+    learner = make_learner(config, PROBLEM, 0)
+    names = list(parameter_shapes(config, PROBLEM))
+    assert list(learner.state()) == [
+        *[
+            f"{group}/{name}"
+            for group in ("online", "target", *[f"optimizer/{moment}" for moment in moments(config)])
+            for name in names
+        ],
+        *["optimizer/step", "random", "metrics/updates", "metrics/loss", "metrics/grad_norm", "metrics/mean_q"],
+    ]
+    assert moments(config) == ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    assert learner.state()["random"].dtype == np.uint64
 
 
 def test_metrics_are_means_since_the_last_call():

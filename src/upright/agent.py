@@ -221,10 +221,8 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
     agent.trusted = trust
     try:
         agent.learner.load_parameters(parameters)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder / 'policy.safetensors'} does not fit its policy.json: {str(error).splitlines()[0]}"
-        ) from error
+    except ValueError as error:
+        raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}") from error
     return agent
 
 

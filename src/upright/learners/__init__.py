@@ -28,7 +28,11 @@ class Problem:
 
 
 class Learner(Protocol):
-    """Holds the online and target parameters and the optimiser."""
+    """Holds the online and target parameters and the optimiser.
+
+    With the same settings and seed every engine starts upright's own network from the same parameters
+    (`upright.initialisation`), and draws the same noise and fractions from the same NumPy generator.
+    """
 
     engine: str
     device: str
@@ -49,7 +53,47 @@ class Learner(Protocol):
         """The online parameters by name."""
 
     def load_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
-        """Set the online and the target parameters."""
+        """Set the online and the target parameters. Raises ValueError when they do not fit."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next update and the next metrics depend on, under names that every engine gives it.
+
+        online/…, target/…: the parameters by name, and the buffers of a user's own network
+        optimizer/<moment>/…: the moments of each parameter, by PyTorch's names for them (`moments`), 0 before the first
+        update · optimizer/step: the number of updates
+        random: the generator of noise and fractions (`generator_state`)
+        metrics/updates, metrics/loss, metrics/grad_norm: count and sums of what `metrics` will be the mean of
+        metrics/mean_q: that of the last update
+        """
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave, to the same bits on the same engine. Raises ValueError when it does not fit."""
+
+
+def moments(config: Config) -> tuple[str, ...]:
+    """What the optimiser keeps for each parameter, by PyTorch's names."""
+    match config.optimizer:
+        case "adam" | "adamw":
+            return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
+        case "rmsprop":
+            return ("square_avg", "grad_avg")
+        case "sgd":
+            return ()
+
+
+def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Refuse, with a ValueError of one sentence, arrays whose names, shapes or kinds of numbers are not as expected."""
+    for name, like in expected.items():
+        if name not in given:
+            raise ValueError(f"{name!r} is missing.")
+        array = np.asarray(given[name])
+        if array.shape != like.shape:
+            raise ValueError(f"{name!r} has shape {array.shape}, and {like.shape} is needed.")
+        if not np.can_cast(array.dtype, like.dtype, "same_kind"):
+            raise ValueError(f"{name!r} holds {array.dtype}, and {like.dtype} is needed.")
+    for name in given:
+        if name not in expected:
+            raise ValueError(f"{name!r} is not known here.")
 
 
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:

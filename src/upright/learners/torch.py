@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from upright.config import Config, ImplicitQuantile, Quantile, Uniform
 from upright.errors import SettingError
-from upright.generators import noise_generator
+from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action
-from upright.learners import Problem
+from upright.learners import Problem, check_fit, moments
 from upright.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.networks import Network
 from upright.replay import Batch
@@ -30,7 +30,7 @@ class TorchLearner:
     `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
     `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Without it the
     settings decide. It computes in the dtype of its own parameters. Layers of its own that draw at random, such as
-    Dropout, draw from PyTorch's global generator.
+    Dropout, draw from PyTorch's global generator, which `state` leaves out.
 
     A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
     it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, one sets PyTorch to one thread.
@@ -57,7 +57,8 @@ class TorchLearner:
         self._has_modes = config.noisy or network is not None
         # Only noise is left on while learning: a target network's own statistics and masks are not to move.
         self.target = copy.deepcopy(self.online).requires_grad_(False).train(config.noisy)
-        trainable = [each for each in self.online.parameters() if each.requires_grad]
+        self._trainable = {name: each for name, each in self.online.named_parameters() if each.requires_grad}
+        trainable = list(self._trainable.values())
         self._dtype = trainable[0].dtype
         # All parameters live in one vector, of which each layer's are views: the optimiser, the clipping and the
         # target update are then a few operations on one tensor, not a few on each layer.
@@ -65,17 +66,20 @@ class TorchLearner:
         self._parameters.grad = torch.zeros_like(self._parameters)
         for each, gradient in zip(trainable, _views(self._parameters.grad, trainable), strict=True):
             each.grad = gradient
-        names = [name for name, each in self.online.named_parameters() if each.requires_grad]
         targets = dict(self.target.named_parameters())
-        self._target_parameters = _flatten([targets[name] for name in names])
+        self._target_parameters = _flatten([targets[name] for name in self._trainable])
         # upright's own buffers hold noise, which each network draws for itself, or constants.
         pairs = zip(self.target.buffers(), self.online.buffers(), strict=True)
         self._buffers = [] if network is None else list(pairs)
         self._optimizer = _optimizer(config, self._parameters)
+        self._updates = 0
         self._random = noise_generator(seed)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
+        # Of the updates since the metrics were asked for: their number, and the sums of loss and gradient norm.
+        self._measured = 0
         self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
-        self._updates = 0
+        self._online_output: Tensor | None = None
+        self._latest_mean_q = 0.0
         small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
         if small and self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
@@ -127,6 +131,7 @@ class TorchLearner:
         self._optimizer.step()
         self._online_output = predictions.online.detach()
         self._updates += 1
+        self._measured += 1
         return None if isinstance(config.replay, Uniform) else priority.cpu().numpy()
 
     @torch.no_grad()
@@ -139,20 +144,67 @@ class TorchLearner:
             target.copy_(online)
 
     def metrics(self) -> dict[str, float]:
-        if not self._updates:
+        if not self._measured:
             return {}
-        loss, norm = (self._sums / self._updates).tolist()
-        mean_q = float(action_values(self.config.loss, self._online_output).mean())
+        loss, norm = (self._sums / self._measured).tolist()
         self._sums.zero_()
-        self._updates = 0
-        return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": mean_q}
+        self._measured = 0
+        return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": self._mean_q()}
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
 
     def load_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        check_fit(parameters, self.parameters())
         for network in (self.online, self.target):
             network.load_state_dict(_tensors(parameters))
+
+    def state(self) -> dict[str, np.ndarray]:
+        loss, norm = self._sums.tolist()
+        return {
+            **{name: tensor.cpu().numpy().copy() for name, tensor in self._stored().items()},
+            "optimizer/step": np.array(self._updates, np.int64),
+            "random": generator_state(self._random),
+            "metrics/updates": np.array(self._measured, np.int64),
+            "metrics/loss": np.array(loss),
+            "metrics/grad_norm": np.array(norm),
+            "metrics/mean_q": np.array(self._mean_q()),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        check_fit(state, self.state())
+        for name, tensor in self._stored().items():
+            tensor.copy_(_copied(state[name]))
+        self._updates = int(state["optimizer/step"])
+        self._optimizer.state[self._parameters]["step"].fill_(self._updates)
+        set_generator_state(self._random, state["random"])
+        self._measured = int(state["metrics/updates"])
+        sums = np.stack([state["metrics/loss"], state["metrics/grad_norm"]])
+        self._sums.copy_(torch.from_numpy(sums).to(self._dtype))
+        self._online_output, self._latest_mean_q = None, float(state["metrics/mean_q"])
+
+    def _stored(self) -> dict[str, Tensor]:
+        """The tensors that `state` is made of, by its names."""
+        stored: dict[str, Tensor] = {}
+        for network, module in (("online", self.online), ("target", self.target)):
+            tensors = list(module.named_parameters(remove_duplicate=False))
+            if self._buffers:
+                tensors += module.named_buffers(remove_duplicate=False)
+            stored |= {f"{network}/{name}": tensor.detach() for name, tensor in tensors}
+        like = list(self._trainable.values())
+        for moment in moments(self.config):
+            vector = self._optimizer.state[self._parameters][moment]
+            views = zip(self._trainable, _views(vector, like), strict=True)
+            stored |= {f"optimizer/{moment}/{name}": view for name, view in views}
+        return stored
+
+    def _mean_q(self) -> float:
+        # Computed when it is asked for, not at each update.
+        if self._online_output is not None:
+            self._latest_mean_q = float(action_values(self.config.loss, self._online_output).mean())
+            self._online_output = None
+        return self._latest_mean_q
 
     def _set_training(self, training: bool) -> None:
         if self._has_modes and self.online.training != training:
@@ -265,8 +317,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _copied(array: np.ndarray) -> Tensor:
+    """As a tensor of its own: an array may be read-only, or its owner's to change."""
+    return torch.from_numpy(np.array(array))
+
+
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    return {name: _copied(array) for name, array in arrays.items()}
 
 
 def _flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -283,6 +340,14 @@ def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
+    optimizer = _named_optimizer(config, parameters)
+    # PyTorch makes the moments at the first update; a learner's state has them before that too.
+    initial = {"step": torch.zeros(()), **{name: torch.zeros_like(parameters) for name in moments(config)}}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: initial}})
+    return optimizer
+
+
+def _named_optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
     rate, eps, decay = config.learning_rate, config.optimizer_eps, config.weight_decay
     match config.optimizer:
         case "adam":
