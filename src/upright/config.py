@@ -233,6 +233,8 @@ class Config(Checked):
     """Share of the online parameters that a target update takes: 1 copies them. (0, 1]. Lillicrap 2016: 0.001."""
     target_update_interval: int = 200
     """Steps between target updates. [1, inf)."""
+    engine: Literal["auto", "torch", "native"] = "auto"
+    """What computes: torch does everything, native perceptrons on the CPU, much sooner; auto: native where it can."""
     device: str = "auto"
     """Where the torch engine computes: auto (cuda, else mps, else cpu), or any torch device such as cuda:1."""
 

@@ -1,6 +1,7 @@
 """Learners: what turns batches into parameters, behind one contract.
 
-An engine is what a learner computes with. `torch` is the reference, for any network on any device.
+An engine is what a learner computes with. `torch` is the reference, for any network on any device; `native` is the
+package's own C++, for multilayer perceptrons on the CPU, and agrees with it within float32 rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from upright.config import Config
+from upright.errors import SettingError
 from upright.replay import Batch
+from upright.sources import logger
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +100,20 @@ def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray
 
 
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
-    """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'."""
+    """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
+
+    Says why to the logger "upright" when engine is auto and it takes torch. Raises SettingError when engine is native
+    and cannot do it.
+    """
+    if config.engine != "torch":
+        from upright.learners.native import NativeLearner, why_not
+
+        obstacle = why_not(config, problem, network is not None)
+        if obstacle is None:
+            return NativeLearner(config, problem, seed)
+        if config.engine == "native":
+            raise SettingError(f"engine is native, which cannot do this: {obstacle}; choose --engine torch or auto.")
+        logger.info(f"The engine is torch, because {obstacle}.")
     from upright.learners.torch import TorchLearner
 
     return TorchLearner(config, problem, seed, network)

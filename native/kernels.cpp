@@ -1,0 +1,51 @@
+// Compiled once for each instruction set, which UPRIGHT_INSTRUCTION_SET names. Nothing of the standard library's that
+// could leave a function behind is used below this line: the linker would keep one copy for all, compiled for whichever.
+#include "kernels.h"
+#include "layers.h"
+#include "losses.h"
+#include "matrix_product.h"
+#include "optimizer.h"
+
+namespace upright::UPRIGHT_INSTRUCTION_SET {
+
+#define UPRIGHT_TEXT(name) #name
+#define UPRIGHT_NAME(name) UPRIGHT_TEXT(name)
+
+inline double multiply_and_add(std::int64_t rounds, float* sink) {
+    constexpr int count = REGISTERS == 32 ? 20 : 10;
+    Vector sum[count], factor = everywhere(0.999f), term = everywhere(0.001f);
+#pragma GCC unroll 20
+    for (int i = 0; i < count; ++i) sum[i] = everywhere(static_cast<float>(i));
+    for (std::int64_t round = 0; round < rounds; ++round)
+#pragma GCC unroll 20
+        for (int i = 0; i < count; ++i) sum[i] = sum[i] * factor + term;
+    Vector total{};
+    for (int i = 0; i < count; ++i) total += sum[i];
+    *sink = sum_of(total);
+    return 2.0 * WIDTH * count * static_cast<double>(rounds);
+}
+
+extern const Kernels table;
+const Kernels table = {
+    UPRIGHT_NAME(UPRIGHT_INSTRUCTION_SET),
+    multiply,
+    multiply_vector,
+    transpose,
+    sum_rows,
+    sum_of_squares,
+    activate,
+    deactivate,
+    normalise,
+    denormalise,
+    duel,
+    separate,
+    add_noise,
+    noise_gradient,
+    action_values,
+    temporal_difference,
+    optimize,
+    move_towards,
+    multiply_and_add,
+};
+
+}  // namespace upright::UPRIGHT_INSTRUCTION_SET

@@ -1,0 +1,326 @@
+// The Python module upright._native: what crosses the border, checked.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "learner.h"
+#include "sum_tree.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace upright {
+namespace {
+
+template <typename Number>
+using Vector = nb::ndarray<Number, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using View = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
+
+template <typename Value>
+Value named(const std::string& name, const std::vector<std::pair<const char*, Value>>& values, const char* what) {
+    for (const auto& [known, value] : values)
+        if (name == known) return value;
+    throw std::invalid_argument("there is no " + std::string(what) + " " + name);
+}
+
+Size positive(Size value, const char* what) {
+    if (value < 1) throw std::invalid_argument(std::string(what) + " is below 1");
+    return value;
+}
+
+const Kernels& named_kernels(const std::optional<std::string>& name) {
+    const Kernels* table = kernels(name ? name->c_str() : nullptr);
+    if (table == nullptr) throw std::invalid_argument("this machine has no instruction set " + *name);
+    return *table;
+}
+
+// A learner with the replay memory that it learns from.
+class BoundLearner {
+  public:
+    BoundLearner(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
+                 bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber, bool double_q,
+                 Size outputs, double v_min, double v_max, double kappa,
+                 const std::optional<std::tuple<double, double, double>>& munchausen, const std::string& optimizer,
+                 bool amsgrad, double epsilon, double weight_decay, std::optional<double> max_norm,
+                 std::optional<double> max_value, const std::optional<std::string>& instruction_set)
+        : learner_(settings(inputs, actions, widths, activation, layer_norm, dueling, noisy, loss, huber, double_q,
+                            outputs, v_min, v_max, kappa, munchausen, optimizer, amsgrad, epsilon, weight_decay,
+                            max_norm, max_value),
+                   named_kernels(instruction_set)) {}
+
+    Learner& learner() { return learner_; }
+
+    void bind(Array obs, Array next_obs, Vector<const std::int64_t> action, Vector<const double> reward,
+              Vector<const double> discount, std::optional<Array> mask, std::optional<Array> next_mask) {
+        const std::size_t capacity = action.shape(0);
+        if (reward.shape(0) != capacity || discount.shape(0) != capacity)
+            throw std::invalid_argument("the columns differ in length");
+        if (mask.has_value() != next_mask.has_value()) throw std::invalid_argument("one of the two masks is missing");
+        const bool bytes = obs.dtype() == nb::dtype<std::uint8_t>();
+        for (const Array* each : {&obs, &next_obs}) {
+            if (each->dtype() != (bytes ? nb::dtype<std::uint8_t>() : nb::dtype<float>()))
+                throw std::invalid_argument("observations are neither all uint8 nor all float32");
+            check_rows(*each, capacity, settings().inputs, "observations");
+        }
+        for (const auto& each : {mask, next_mask})
+            if (each) {
+                if (each->dtype() != nb::dtype<bool>()) throw std::invalid_argument("a mask is not of bool");
+                check_rows(*each, capacity, settings().loss.actions, "a mask");
+            }
+        columns_ = {bytes, obs.data(), next_obs.data(), action.data(), reward.data(), discount.data(),
+                    mask ? static_cast<const bool*>(mask->data()) : nullptr,
+                    next_mask ? static_cast<const bool*>(next_mask->data()) : nullptr};
+        capacity_ = static_cast<std::int64_t>(capacity);
+        // The arrays stay alive for as long as they are bound.
+        bound_ = nb::make_tuple(obs, next_obs, action, reward, discount, mask, next_mask);
+    }
+
+    bool update(Vector<const std::int64_t> place, std::optional<Vector<const double>> weight, double learning_rate,
+                std::optional<Vector<float>> priority) {
+        const std::size_t count = place.shape(0);
+        if (count == 0) throw std::invalid_argument("the batch is empty");
+        if ((weight && weight->shape(0) != count) || (priority && priority->shape(0) != count))
+            throw std::invalid_argument("places, weights and priorities differ in length");
+        for (std::size_t i = 0; i < count; ++i) {
+            if (place(i) < 0 || place(i) >= capacity_) throw std::out_of_range("a place is outside the memory");
+            const std::int64_t action = columns_.action[place(i)];
+            if (action < 0 || action >= settings().loss.actions) throw std::out_of_range("an action is out of range");
+        }
+        if (!priority && unused_.size() < count) unused_.resize(count);
+        const nb::gil_scoped_release release;
+        const auto measures = learner_.update(columns_, static_cast<Size>(count), place.data(),
+                                              weight ? weight->data() : nullptr, learning_rate,
+                                              priority ? priority->data() : unused_.data());
+        last_ = {measures.loss, measures.norm};
+        if (!measures.finite()) return false;
+        loss_ += measures.loss;
+        norm_ += measures.norm;
+        mean_q_ = measures.mean_q;
+        ++updates_;
+        return true;
+    }
+
+    void q_values(Array obs, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> q, bool noisy) {
+        const std::size_t count = q.shape(0);
+        if (q.shape(1) != static_cast<std::size_t>(settings().loss.actions))
+            throw std::invalid_argument("the result has not one column for each action");
+        check_rows(obs, count, settings().inputs, "observations");
+        if (obs.dtype() == nb::dtype<float>())
+            learner_.q_values(static_cast<Size>(count), static_cast<const float*>(obs.data()), noisy, q.data());
+        else if (obs.dtype() == nb::dtype<std::uint8_t>())
+            learner_.q_values(static_cast<Size>(count), static_cast<const std::uint8_t*>(obs.data()), noisy, q.data());
+        else
+            throw std::invalid_argument("observations are neither uint8 nor float32");
+    }
+
+    void set_noise(bool of_target, Vector<const float> drawn) {
+        if (drawn.shape(0) != static_cast<std::size_t>(learner_.noise_size))
+            throw std::invalid_argument("the noise has not the size of the noisy layers");
+        learner_.set_noise(of_target, drawn.data());
+    }
+
+    void update_target(double share) { learner_.update_target(share); }
+
+    // Loss and gradient norm of the last update.
+    std::pair<double, double> last() const { return last_; }
+
+    // Sums of both, the last batch's mean Q, and the number of updates since they were set.
+    std::tuple<double, double, double, std::int64_t> sums() const { return {loss_, norm_, mean_q_, updates_}; }
+    void set_sums(const std::tuple<double, double, double, std::int64_t>& sums) {
+        std::tie(loss_, norm_, mean_q_, updates_) = sums;
+    }
+
+  private:
+    static Settings settings(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
+                             bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber,
+                             bool double_q, Size outputs, double v_min, double v_max, double kappa,
+                             const std::optional<std::tuple<double, double, double>>& munchausen,
+                             const std::string& optimizer, bool amsgrad, double epsilon, double weight_decay,
+                             std::optional<double> max_norm, std::optional<double> max_value) {
+        constexpr double none = std::numeric_limits<double>::infinity();
+        for (const Size width : widths) positive(width, "a layer's width");
+        LossSettings of_loss{};
+        of_loss.kind = named<LossKind>(loss,
+                                       {{"q_learning", LossKind::q_learning},
+                                        {"categorical", LossKind::categorical},
+                                        {"quantile", LossKind::quantile}},
+                                       "loss");
+        of_loss.huber = huber;
+        of_loss.double_q = double_q;
+        of_loss.munchausen = munchausen.has_value();
+        if (munchausen) {
+            const auto [alpha, temperature, clip] = *munchausen;
+            of_loss.soft = {static_cast<float>(alpha), static_cast<float>(temperature), static_cast<float>(clip)};
+        }
+        of_loss.actions = positive(actions, "the number of actions");
+        of_loss.outputs = positive(outputs, "the number of outputs per action");
+        if (of_loss.kind == LossKind::categorical && outputs < 2) throw std::invalid_argument("there is one atom only");
+        of_loss.v_min = static_cast<float>(v_min);
+        of_loss.v_max = static_cast<float>(v_max);
+        of_loss.kappa = static_cast<float>(kappa);
+        return {positive(inputs, "the observation's size"), widths,
+                named<Activation>(
+                    activation,
+                    {{"relu", Activation::relu}, {"tanh", Activation::tanh}, {"silu", Activation::silu}}, "activation"),
+                layer_norm, dueling, noisy, of_loss,
+                named<OptimizerKind>(optimizer,
+                                     {{"adam", OptimizerKind::adam},
+                                      {"adamw", OptimizerKind::adamw},
+                                      {"rmsprop", OptimizerKind::rmsprop},
+                                      {"sgd", OptimizerKind::sgd}},
+                                     "optimizer"),
+                amsgrad, epsilon, weight_decay, max_norm.value_or(none), max_value.value_or(none)};
+    }
+
+    const Settings& settings() const { return learner_.settings; }
+
+    static void check_rows(const Array& array, std::size_t rows, Size size, const char* what) {
+        std::size_t entries = 1;
+        for (std::size_t i = 1; i < array.ndim(); ++i) entries *= array.shape(i);
+        if (array.ndim() < 1 || array.shape(0) != rows || entries != static_cast<std::size_t>(size))
+            throw std::invalid_argument(std::string(what) + " do not have the expected shape");
+    }
+
+    Learner learner_;
+    Columns columns_{};
+    std::int64_t capacity_ = 0;
+    nb::object bound_;
+    std::vector<float> unused_;
+    std::pair<double, double> last_;
+    double loss_ = 0, norm_ = 0, mean_q_ = 0;
+    std::int64_t updates_ = 0;
+};
+
+template <Buffer Learner::*buffer>
+View view(BoundLearner& self) {
+    Buffer& values = self.learner().*buffer;
+    return View(values.data(), {static_cast<std::size_t>(values.size())}, nb::find(self));
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> result;
+    for (const char* name : {"avx512", "avx2", "portable"})
+        if (kernels(name) != nullptr) result.emplace_back(name);
+    return result;
+}
+
+double fma_peak() {
+    const Kernels& table = *kernels();
+    float sink;
+    double best = 0;
+    for (int attempt = 0; attempt < 20; ++attempt) {
+        const auto begin = std::chrono::steady_clock::now();
+        const double operations = table.multiply_and_add(200'000, &sink);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+        best = std::max(best, operations / took.count() / 1e9);
+    }
+    return best;
+}
+
+
+class BoundSumTree {
+  public:
+    explicit BoundSumTree(Size capacity)
+        : capacity_(positive(capacity, "the capacity")), tree_(static_cast<std::size_t>(capacity)) {}
+
+    double total() const { return tree_.total(); }
+
+    void set(Vector<const std::int64_t> place, Vector<const double> value) {
+        if (place.shape(0) != value.shape(0)) throw std::invalid_argument("places and values differ in length");
+        for (std::size_t i = 0; i < place.shape(0); ++i) checked(place(i), value(i));
+        for (std::size_t i = 0; i < place.shape(0); ++i) tree_.set(static_cast<std::size_t>(place(i)), value(i));
+    }
+
+    void set_one(std::int64_t place, double value) {
+        checked(place, value);
+        tree_.set(static_cast<std::size_t>(place), value);
+    }
+
+    void get(Vector<const std::int64_t> place, Vector<double> value) const {
+        if (place.shape(0) != value.shape(0)) throw std::invalid_argument("places and values differ in length");
+        for (std::size_t i = 0; i < place.shape(0); ++i) {
+            checked(place(i), 0);
+            value(i) = tree_[static_cast<std::size_t>(place(i))];
+        }
+    }
+
+    void find(Vector<const double> mass, Vector<std::int64_t> place) const {
+        if (place.shape(0) != mass.shape(0)) throw std::invalid_argument("masses and places differ in length");
+        for (std::size_t i = 0; i < mass.shape(0); ++i) {
+            const auto found = static_cast<std::int64_t>(tree_.find(mass(i)));
+            place(i) = found < capacity_ ? found : capacity_ - 1;
+        }
+    }
+
+  private:
+    void checked(std::int64_t place, double value) const {
+        if (place < 0 || place >= capacity_) throw std::out_of_range("a place is outside the tree");
+        if (!(value >= 0) || value == std::numeric_limits<double>::infinity())
+            throw std::invalid_argument("a value is negative or not finite");
+    }
+
+    Size capacity_;
+    SumTree tree_;
+};
+
+}  // namespace
+}  // namespace upright
+
+NB_MODULE(_native, m) {
+    using namespace upright;
+    using Bound = BoundLearner;
+    nb::class_<Bound>(m, "Learner")
+        .def(nb::init<Size, Size, const std::vector<Size>&, const std::string&, bool, bool, bool, const std::string&,
+                      bool, bool, Size, double, double, double,
+                      const std::optional<std::tuple<double, double, double>>&, const std::string&, bool, double,
+                      double, std::optional<double>, std::optional<double>, const std::optional<std::string>&>(),
+             nb::kw_only(), "inputs"_a, "actions"_a, "widths"_a, "activation"_a, "layer_norm"_a, "dueling"_a,
+             "noisy"_a, "loss"_a, "huber"_a, "double_q"_a, "outputs"_a, "v_min"_a, "v_max"_a, "kappa"_a,
+             "munchausen"_a.none(), "optimizer"_a, "amsgrad"_a, "epsilon"_a, "weight_decay"_a, "max_norm"_a.none(),
+             "max_value"_a.none(), "instruction_set"_a = nb::none())
+        .def_prop_ro("online", &view<&Learner::online>)
+        .def_prop_ro("target", &view<&Learner::target>)
+        .def_prop_ro("gradient", &view<&Learner::gradient>)
+        .def_prop_ro("first_moment", &view<&Learner::first_moment>)
+        .def_prop_ro("second_moment", &view<&Learner::second_moment>)
+        .def_prop_ro("largest_moment", &view<&Learner::largest_moment>)
+        .def_prop_ro("instruction_set", [](Bound& self) { return std::string(self.learner().kernels.name); })
+        .def_prop_ro("noise_size", [](Bound& self) { return self.learner().noise_size; })
+        .def_prop_rw(
+            "steps", [](Bound& self) { return self.learner().steps; },
+            [](Bound& self, std::int64_t steps) { self.learner().steps = steps; })
+        .def_prop_ro("last", &Bound::last)
+        .def_prop_rw("sums", &Bound::sums, &Bound::set_sums)
+        // Nothing is converted: a copy would be bound, or written to, in place of what was given.
+        .def("bind", &Bound::bind, "obs"_a.noconvert(), "next_obs"_a.noconvert(), "action"_a.noconvert(),
+             "reward"_a.noconvert(), "discount"_a.noconvert(), "mask"_a.noconvert().none(),
+             "next_mask"_a.noconvert().none())
+        .def("update", &Bound::update, "place"_a, "weight"_a.none(), "learning_rate"_a,
+             "priority"_a.noconvert().none())
+        .def("q_values", &Bound::q_values, "obs"_a, "q"_a.noconvert(), "noisy"_a)
+        .def("set_noise", &Bound::set_noise, "of_target"_a, "drawn"_a)
+        .def("update_target", &Bound::update_target, "share"_a);
+    nb::class_<BoundSumTree>(m, "SumTree")
+        .def(nb::init<Size>(), "capacity"_a)
+        .def_prop_ro("total", &BoundSumTree::total)
+        .def("set", &BoundSumTree::set, "place"_a, "value"_a)
+        .def("set", &BoundSumTree::set_one, "place"_a, "value"_a)
+        .def("get", &BoundSumTree::get, "place"_a, "value"_a.noconvert())
+        .def("find", &BoundSumTree::find, "mass"_a, "place"_a.noconvert());
+    m.def("instruction_sets", &instruction_sets);
+    m.def("fma_peak", &fma_peak);
+}

@@ -1,0 +1,202 @@
+"""The native learner: multilayer perceptrons on the CPU, by the C++ of `native/`, without PyTorch.
+
+It keeps the parameters of each network in one vector, in the order of `parameter_shapes`, where each row of a matrix,
+and each vector, is padded with zeros to a multiple of 16 numbers. Here they are seen by their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from upright.config import Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
+from upright.errors import Diverged
+from upright.generators import generator_state, noise_generator, set_generator_state
+from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
+from upright.learners import Problem, check_fit, moments
+from upright.replay import Batch, Transition
+
+try:
+    from upright import _native
+except ImportError:  # installed where there was no compiler
+    _native = None  # type: ignore[assignment]
+
+MULTIPLE = 16
+# What the moments of PyTorch's names are called in C++, where the first is of the gradient and the second of its square.
+MOMENTS = {
+    "exp_avg": "first_moment",
+    "exp_avg_sq": "second_moment",
+    "max_exp_avg_sq": "largest_moment",
+    "grad_avg": "first_moment",
+    "square_avg": "second_moment",
+}
+
+
+def why_not(config: Config, problem: Problem, has_own_network: bool) -> str | None:
+    """Why this engine cannot do it, as the end of a sentence; None when it can."""
+    if _native is None:
+        return (
+            "upright was installed without a C++ compiler: install one (apt install g++, xcode-select --install or "
+            "conda install gxx) and then upright again"
+        )
+    if has_own_network:
+        return "the network is your own"
+    if problem.is_image:
+        return "the observations are images"
+    if isinstance(config.loss, ImplicitQuantile):
+        return "the loss is implicit_quantile"
+    if config.device not in ("auto", "cpu"):
+        return f"device is {config.device}"
+    return None
+
+
+class NativeLearner:
+    """Learns with the native engine (see `Learner`), in the calling thread alone.
+
+    instruction_set: avx512, avx2 or portable; None for the best that this machine has. Between two of them the last
+    bits may differ.
+    """
+
+    engine = "native"
+    device = "cpu"
+
+    def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
+        self.config, self.problem = config, problem
+        loss = config.loss
+        munchausen = config.munchausen
+        self._native = _native.Learner(
+            inputs=math.prod(problem.observation_shape),
+            actions=problem.num_actions,
+            widths=list(config.net_arch),
+            activation=config.activation,
+            layer_norm=config.layer_norm,
+            dueling=config.dueling,
+            noisy=config.noisy,
+            loss={QLearning: "q_learning", Categorical: "categorical", Quantile: "quantile"}[type(loss)],
+            huber=isinstance(loss, QLearning) and loss.error == "huber",
+            double_q=loss.double,
+            outputs=outputs_per_action(loss) or 1,
+            v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
+            v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
+            kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
+            munchausen=munchausen and (munchausen.alpha, munchausen.temperature, munchausen.clip),
+            optimizer=config.optimizer,
+            amsgrad=config.amsgrad,
+            epsilon=config.optimizer_eps,
+            weight_decay=config.weight_decay,
+            max_norm=config.max_grad_norm,
+            max_value=config.max_grad_value,
+            instruction_set=instruction_set,
+        )
+        self.instruction_set = self._native.instruction_set
+        shapes = parameter_shapes(config, problem)
+        self._online = _views(self._native.online, shapes)
+        self._target = _views(self._native.target, shapes)
+        self._moments = {name: _views(getattr(self._native, MOMENTS[name]), shapes) for name in moments(config)}
+        self._random = noise_generator(seed)
+        self._columns: Transition | None = None
+        self._is_uniform = isinstance(config.replay, Uniform)
+        self.load_parameters(initial_parameters(config, problem, seed))
+
+    def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
+        explore = explore and self.config.noisy
+        if explore:
+            self._resample(of_target=False)
+        q = np.empty((len(obs), self.problem.num_actions), np.float32)
+        self._native.q_values(obs, q, explore)
+        return q
+
+    def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
+        if batch.columns is not self._columns:
+            self._bind(batch.columns)
+        if self.config.noisy:
+            self._resample(of_target=False)
+            self._resample(of_target=True)
+        priority = None if self._is_uniform else np.empty(len(batch.place), np.float32)
+        if not self._native.update(batch.place, batch.weight, learning_rate, priority):
+            loss, norm = self._native.last
+            what, value = ("The loss", loss) if not math.isfinite(loss) else ("The gradient's norm", norm)
+            raise Diverged(what, value)
+        return priority
+
+    def update_target(self) -> None:
+        self._native.update_target(self.config.tau)
+
+    def metrics(self) -> dict[str, float]:
+        loss, norm, mean_q, updates = self._native.sums
+        if not updates:
+            return {}
+        self._native.sums = (0.0, 0.0, mean_q, 0)
+        return {"train/loss": loss / updates, "train/grad_norm": norm / updates, "train/mean_q": mean_q}
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {name: view.copy() for name, view in self._online.items()}
+
+    def gradient(self) -> dict[str, np.ndarray]:
+        """The last update's gradient by the parameters' names, before it was clipped."""
+        views = _views(self._native.gradient, parameter_shapes(self.config, self.problem))
+        return {name: view.copy() for name, view in views.items()}
+
+    def load_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        check_fit(parameters, self._online)
+        for name, value in parameters.items():
+            self._online[name][...] = value
+            self._target[name][...] = value
+
+    def state(self) -> dict[str, np.ndarray]:
+        loss, norm, mean_q, updates = self._native.sums
+        return {
+            **{name: view.copy() for name, view in self._stored().items()},
+            "optimizer/step": np.array(self._native.steps, np.int64),
+            "random": generator_state(self._random),
+            "metrics/updates": np.array(updates, np.int64),
+            "metrics/loss": np.array(loss),
+            "metrics/grad_norm": np.array(norm),
+            "metrics/mean_q": np.array(mean_q),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        check_fit(state, self.state())
+        for name, view in self._stored().items():
+            view[...] = state[name]
+        self._native.steps = int(state["optimizer/step"])
+        set_generator_state(self._random, state["random"])
+        loss, norm, mean_q = (float(state[f"metrics/{name}"]) for name in ("loss", "grad_norm", "mean_q"))
+        self._native.sums = (loss, norm, mean_q, int(state["metrics/updates"]))
+
+    def _stored(self) -> dict[str, np.ndarray]:
+        """The arrays that `state` is made of, by its names."""
+        groups = {"online": self._online, "target": self._target}
+        groups |= {f"optimizer/{moment}": views for moment, views in self._moments.items()}
+        return {f"{group}/{name}": view for group, views in groups.items() for name, view in views.items()}
+
+    def _bind(self, columns: Transition) -> None:
+        self._native.bind(
+            columns.obs,
+            columns.next_obs,
+            columns.action,
+            columns.reward,
+            columns.discount,
+            columns.mask,
+            columns.next_mask,
+        )
+        self._columns = columns
+
+    def _resample(self, of_target: bool) -> None:
+        self._native.set_noise(of_target, self._random.standard_normal(self._native.noise_size, np.float32))
+
+
+def _views(vector: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Each parameter as a view into the padded vector that holds them all."""
+    views: dict[str, Any] = {}
+    place = 0
+    for name, shape in shapes.items():
+        padded = (*shape[:-1], -(-shape[-1] // MULTIPLE) * MULTIPLE)
+        size = math.prod(padded)
+        views[name] = vector[place : place + size].reshape(padded)[..., : shape[-1]]
+        place += size
+    assert place == len(vector), "the C++ and parameter_shapes differ on what a network has"
+    return views
