@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <optional>
@@ -29,6 +30,17 @@ template <typename Number>
 using Vector = nb::ndarray<Number, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using View = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
+
+// A new NumPy array of `size` values.
+template <typename Number>
+using Made = nb::ndarray<nb::numpy, Number, nb::ndim<1>>;
+template <typename Number, typename Function>
+Made<Number> made(std::size_t size, const Function& value) {
+    auto* values = new Number[size];
+    const nb::capsule owner(values, [](void* each) noexcept { delete[] static_cast<Number*>(each); });
+    for (std::size_t i = 0; i < size; ++i) values[i] = value(i);
+    return Made<Number>(values, {size}, owner);
+}
 
 template <typename Value>
 Value named(const std::string& name, const std::vector<std::pair<const char*, Value>>& values, const char* what) {
@@ -250,20 +262,15 @@ class BoundSumTree {
         tree_.set(static_cast<std::size_t>(place), value);
     }
 
-    void get(Vector<const std::int64_t> place, Vector<double> value) const {
-        if (place.shape(0) != value.shape(0)) throw std::invalid_argument("places and values differ in length");
-        for (std::size_t i = 0; i < place.shape(0); ++i) {
-            checked(place(i), 0);
-            value(i) = tree_[static_cast<std::size_t>(place(i))];
-        }
+    Made<double> get(Vector<const std::int64_t> place) const {
+        for (std::size_t i = 0; i < place.shape(0); ++i) checked(place(i), 0);
+        return made<double>(place.shape(0), [&](std::size_t i) { return tree_[static_cast<std::size_t>(place(i))]; });
     }
 
-    void find(Vector<const double> mass, Vector<std::int64_t> place) const {
-        if (place.shape(0) != mass.shape(0)) throw std::invalid_argument("masses and places differ in length");
-        for (std::size_t i = 0; i < mass.shape(0); ++i) {
-            const auto found = static_cast<std::int64_t>(tree_.find(mass(i)));
-            place(i) = found < capacity_ ? found : capacity_ - 1;
-        }
+    Made<std::int64_t> find(Vector<const double> mass) const {
+        return made<std::int64_t>(mass.shape(0), [&](std::size_t i) {
+            return std::min(static_cast<std::int64_t>(tree_.find(mass(i))), static_cast<std::int64_t>(capacity_) - 1);
+        });
     }
 
   private:
@@ -319,8 +326,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("total", &BoundSumTree::total)
         .def("set", &BoundSumTree::set, "place"_a, "value"_a)
         .def("set", &BoundSumTree::set_one, "place"_a, "value"_a)
-        .def("get", &BoundSumTree::get, "place"_a, "value"_a.noconvert())
-        .def("find", &BoundSumTree::find, "mass"_a, "place"_a.noconvert());
+        .def("__getitem__", &BoundSumTree::get, "place"_a)
+        .def("find", &BoundSumTree::find, "mass"_a);
     m.def("instruction_sets", &instruction_sets);
     m.def("fma_peak", &fma_peak);
 }

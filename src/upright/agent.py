@@ -66,6 +66,10 @@ class Agent:
 
     def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
         """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""
+        if len(obs) == 1:  # the same draws as below, with less ado
+            if random.random() < epsilon:
+                return self._random_actions(mask, 1, random)
+            return _greedy(self.learner.q_values(obs, explore=True), mask)
         explore = random.random(len(obs)) < epsilon
         if explore.all():
             return self._random_actions(mask, len(obs), random)

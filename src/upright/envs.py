@@ -28,6 +28,7 @@ from upright.spaces import Actions, Observations
 
 # Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1
+FLAGS = (bool, np.bool_)
 
 
 def episode_seed(run_seed: int, index: int, episode: int) -> int:
@@ -95,9 +96,10 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             reward = self._number(reward)
         if not math.isfinite(reward):
             raise self._fault(f"the reward is {reward}")
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, (bool, np.bool_)):
-                raise self._fault(f"{name} is {flag!r}, not True or False")
+        if not isinstance(terminated, FLAGS):
+            raise self._fault(f"terminated is {terminated!r}, not True or False")
+        if not isinstance(truncated, FLAGS):
+            raise self._fault(f"truncated is {truncated!r}, not True or False")
         return (
             self._encode(observation),
             reward,
@@ -151,20 +153,20 @@ class Outcome(NamedTuple):
     """What one action in each of E environments led to.
 
     next_obs `[E, *shape]`: what followed the action; at an episode's end its last observation
-    reward `[E]` · terminated, truncated `[E]`: bool
+    reward, terminated, truncated `[E]`: lists of plain numbers and bools, which cost less than arrays so short
     next_mask `[E, A]`: the actions allowed at next_obs, or None without masks
     obs, mask: what to act on next: next_obs, or the first observation of the next episode
     valid `[E]`: False where the environment was only reset, so that nothing here is a transition
     """
 
     next_obs: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    reward: list[float]
+    terminated: list[bool]
+    truncated: list[bool]
     next_mask: np.ndarray | None
     obs: np.ndarray
     mask: np.ndarray | None
-    valid: np.ndarray
+    valid: list[bool]
 
 
 class Vector(Protocol):
@@ -192,29 +194,24 @@ class InProcess:
         self.num_envs = len(self.environments)
         self.observations = self.environments[0].observations
         self.actions = self.environments[0].actions
-        self._valid = np.ones(self.num_envs, bool)
+        self._valid = [True] * self.num_envs
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
         obs, infos = zip(*(environment.reset() for environment in self.environments), strict=True)
-        return np.stack(obs), _stack_masks(infos)
+        return _stack(obs), _stack_masks(infos)
 
     def step(self, actions: np.ndarray) -> Outcome:
-        next_obs = np.empty((self.num_envs, *self.observations.shape), self.observations.dtype)
-        reward = np.empty(self.num_envs)
-        terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
-        infos = []
-        for i, environment in enumerate(self.environments):
-            next_obs[i], reward[i], terminated[i], truncated[i], info = environment.step(actions[i])
-            infos.append(info)
-        next_mask = _stack_masks(infos)
+        steps = [
+            environment.step(action) for environment, action in zip(self.environments, actions.tolist(), strict=True)
+        ]
+        rows, reward, terminated, truncated, infos = map(list, zip(*steps, strict=True))
+        next_obs, next_mask = _stack(rows), _stack_masks(infos)
         obs, mask = next_obs, next_mask
-        ended = terminated | truncated
-        if ended.any():
-            obs, mask = next_obs.copy(), None if next_mask is None else next_mask.copy()
-            for i in np.flatnonzero(ended).tolist():
-                obs[i], info = self.environments[i].reset()
-                if mask is not None:
-                    mask[i] = info["action_mask"]
+        if True in terminated or True in truncated:
+            for i, environment in enumerate(self.environments):
+                if terminated[i] or truncated[i]:
+                    rows[i], infos[i] = environment.reset()
+            obs, mask = _stack(rows), _stack_masks(infos)
         return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid)
 
     def close(self) -> None:
@@ -270,7 +267,8 @@ class Vectorised:
                 if mask is not None:
                     mask = np.where(ended[:, None], first_info["action_mask"], mask)
             self._waiting = False
-        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, valid)
+        flags = terminated.tolist(), truncated.tolist()
+        return Outcome(next_obs, reward.tolist(), *flags, next_mask, obs, mask, valid.tolist())
 
     def close(self) -> None:
         with quiet(), contextlib.suppress(EOFError, OSError):  # of workers that died
@@ -288,8 +286,12 @@ def _workers(name: str) -> Iterator[None]:
         ) from error
 
 
+def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
+
+
 def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
-    return np.stack([info["action_mask"] for info in infos]) if infos and infos[0] else None
+    return _stack([info["action_mask"] for info in infos]) if infos and infos[0] else None
 
 
 def make_environment(

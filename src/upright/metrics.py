@@ -18,6 +18,8 @@ from upright.errors import MissingExtra, RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from upright.envs import Outcome
+
 WINDOW = 100  # episodes in rollout/ep_rew_mean and rollout/ep_len_mean, as in SB3
 
 
@@ -52,28 +54,28 @@ class EpisodeStatistics:
     """
 
     def __init__(self, num_envs: int) -> None:
-        self._reward, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._num_envs = num_envs
         self._recent: deque[Episode] = deque(maxlen=WINDOW)
         self.new: list[Episode] = []
         self.count = 0
+        self.forget_running()
 
-    def add(self, step: int, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> None:
-        """Take one step of every environment: reward, ended, valid `[E]`."""
-        self._reward += reward
-        self._length += valid
-        if ended.any():
-            for i in np.flatnonzero(ended):
-                episode = Episode(step, int(i), float(self._reward[i]), int(self._length[i]))
-                self._recent.append(episode)
-                self.new.append(episode)
-                self.count += 1
-            self._reward[ended] = 0.0
-            self._length[ended] = 0
+    def add(self, step: int, outcome: Outcome) -> None:
+        """Take what one step of every environment led to."""
+        for i, reward in enumerate(outcome.reward):
+            if outcome.valid[i]:
+                self._reward[i] += reward
+                self._length[i] += 1
+                if outcome.terminated[i] or outcome.truncated[i]:
+                    episode = Episode(step, i, self._reward[i], self._length[i])
+                    self._recent.append(episode)
+                    self.new.append(episode)
+                    self.count += 1
+                    self._reward[i], self._length[i] = 0.0, 0
 
     def forget_running(self) -> None:
         """Start counting anew in every environment."""
-        self._reward[:] = 0.0
-        self._length[:] = 0
+        self._reward, self._length = [0.0] * self._num_envs, [0] * self._num_envs
 
     def take(self) -> tuple[Episode, ...]:
         """The episodes that ended since the last call."""

@@ -48,6 +48,7 @@ class Observations:
                 )
             self.shape = (size,)
             self.dtype = np.dtype(np.uint8 if _fits_in_bytes(space) else np.float32)
+        self._zeros = np.zeros(self.shape, np.float32) if self.dtype == np.float32 else None
 
     def encode(self, observation: Any) -> np.ndarray:
         """One observation as a fresh array of `shape` and `dtype`.
@@ -59,7 +60,8 @@ class Observations:
         if self.is_image:
             return np.array(self._arrange(value), self.dtype, order="C")
         encoded = value.astype(self.dtype)
-        if self.dtype == np.float32 and not np.isfinite(encoded).all():
+        # Zero times a finite number is 0, and times any other it is not: one product is the quickest test for all.
+        if self._zeros is not None and self._zeros.dot(encoded) != 0.0:
             index = int(np.flatnonzero(~np.isfinite(encoded))[0])
             raise ValueError(f"the observation is {encoded[index]} at entry {index} of {encoded.size}")
         return encoded
@@ -210,7 +212,7 @@ def _reader(space: spaces.Space[Any], name: str) -> Callable[[Any], np.ndarray]:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
             if array.dtype != dtype and not np.can_cast(array.dtype, dtype, casting):
                 raise ValueError(f"{name} has dtype {array.dtype}, not {dtype}")
-            return array if keep_shape else array.reshape(-1)
+            return array if keep_shape or array.ndim == 1 else array.reshape(-1)
 
         return read_box
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):

@@ -37,8 +37,8 @@ def train(run: Run) -> Iterator[Progress]:
             for transition in run.nstep.push(run.obs, action, run.mask, outcome):
                 run.replay.push(*transition)
             run.obs, run.mask = outcome.obs, outcome.mask
-            before, run.step = run.step, run.step + int(outcome.valid.sum())
-            run.episodes.add(run.step, outcome.reward, outcome.terminated | outcome.truncated, outcome.valid)
+            before, run.step = run.step, run.step + sum(outcome.valid)
+            run.episodes.add(run.step, outcome)
             learn(run, range(before + 1, run.step + 1))
 
             evaluating = _crosses(config.eval_freq, before, run.step)

@@ -6,13 +6,14 @@ package's own C++, for multilayer perceptrons on the CPU, and agrees with it wit
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from upright.config import Config
+from upright.config import Config, ImplicitQuantile
 from upright.errors import SettingError
 from upright.replay import Batch
 from upright.sources import logger
@@ -99,6 +100,24 @@ def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray
             raise ValueError(f"{name!r} is not known here.")
 
 
+def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) -> str | None:
+    """Why the native engine cannot do this, as the end of a sentence; None when it can."""
+    if importlib.util.find_spec("upright._native") is None:
+        return (
+            "upright was installed without a C++ compiler (get one by apt install g++, xcode-select --install or "
+            "conda install gxx, and install upright again)"
+        )
+    if has_own_network:
+        return "the network is your own"
+    if problem.is_image:
+        return "the observations are images"
+    if isinstance(config.loss, ImplicitQuantile):
+        return "loss is implicit_quantile"
+    if config.device not in ("auto", "cpu"):
+        return f"device is {config.device}"
+    return None
+
+
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
     """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
 
@@ -106,10 +125,10 @@ def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module
     and cannot do it.
     """
     if config.engine != "torch":
-        from upright.learners.native import NativeLearner, why_not
-
-        obstacle = why_not(config, problem, network is not None)
+        obstacle = obstacle_to_native(config, problem, network is not None)
         if obstacle is None:
+            from upright.learners.native import NativeLearner
+
             return NativeLearner(config, problem, seed)
         if config.engine == "native":
             raise SettingError(f"engine is native, which cannot do this: {obstacle}; choose --engine torch or auto.")

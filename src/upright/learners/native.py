@@ -12,20 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from upright.config import Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
+from upright import _native
+from upright.config import Categorical, Config, QLearning, Quantile, Uniform
 from upright.errors import Diverged
 from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
 from upright.learners import Problem, check_fit, moments
 from upright.replay import Batch, Transition
 
-try:
-    from upright import _native
-except ImportError:  # installed where there was no compiler
-    _native = None  # type: ignore[assignment]
-
 MULTIPLE = 16
-# What the moments of PyTorch's names are called in C++, where the first is of the gradient and the second of its square.
+# What C++ calls the moments of PyTorch's names: the first is the gradient's, the second its square's.
 MOMENTS = {
     "exp_avg": "first_moment",
     "exp_avg_sq": "second_moment",
@@ -33,24 +29,6 @@ MOMENTS = {
     "grad_avg": "first_moment",
     "square_avg": "second_moment",
 }
-
-
-def why_not(config: Config, problem: Problem, has_own_network: bool) -> str | None:
-    """Why this engine cannot do it, as the end of a sentence; None when it can."""
-    if _native is None:
-        return (
-            "upright was installed without a C++ compiler: install one (apt install g++, xcode-select --install or "
-            "conda install gxx) and then upright again"
-        )
-    if has_own_network:
-        return "the network is your own"
-    if problem.is_image:
-        return "the observations are images"
-    if isinstance(config.loss, ImplicitQuantile):
-        return "the loss is implicit_quantile"
-    if config.device not in ("auto", "cpu"):
-        return f"device is {config.device}"
-    return None
 
 
 class NativeLearner:
@@ -65,8 +43,7 @@ class NativeLearner:
 
     def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
         self.config, self.problem = config, problem
-        loss = config.loss
-        munchausen = config.munchausen
+        loss, soft = config.loss, config.munchausen
         self._native = _native.Learner(
             inputs=math.prod(problem.observation_shape),
             actions=problem.num_actions,
@@ -82,7 +59,7 @@ class NativeLearner:
             v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
             v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
             kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
-            munchausen=munchausen and (munchausen.alpha, munchausen.temperature, munchausen.clip),
+            munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
             optimizer=config.optimizer,
             amsgrad=config.amsgrad,
             epsilon=config.optimizer_eps,

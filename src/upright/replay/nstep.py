@@ -34,9 +34,9 @@ class NStep:
         for i, waiting in enumerate(self._waiting):
             if not outcome.valid[i]:
                 continue
-            waiting.append((obs[i], action[i], float(outcome.reward[i]), None if mask is None else mask[i]))
-            terminated = bool(outcome.terminated[i])
-            ended = terminated or bool(outcome.truncated[i])
+            waiting.append((obs[i], action[i], outcome.reward[i], None if mask is None else mask[i]))
+            terminated = outcome.terminated[i]
+            ended = terminated or outcome.truncated[i]
             while waiting and (ended or len(waiting) == self.n):
                 yield self._fold(waiting, terminated, outcome, i)
                 waiting.popleft()

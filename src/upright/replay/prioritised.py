@@ -35,11 +35,11 @@ class SumTree:
         values: np.ndarray = self._values.reshape(-1)[index]
         return values
 
-    def set(self, index: np.ndarray, value: np.ndarray) -> None:
-        """Set the values at `index [B]`; of a place that stands there twice, the last one counts."""
+    def set(self, index: np.ndarray | int, value: np.ndarray | float) -> None:
+        """Set the values at `index [B]`, or one; of a place that stands there twice, the last one counts."""
         self._values.reshape(-1)[index] = value
         block = index // BLOCK
-        self._sums[block] = self._values[block].sum(axis=1)
+        self._sums[block] = self._values[block].sum(axis=-1)
 
     def find(self, mass: np.ndarray) -> np.ndarray:
         """The places `[B]` at which the running sum of the values passes each of `mass [B]`, from [0, total)."""
@@ -58,6 +58,15 @@ class SumTree:
         return found
 
 
+def sum_tree(capacity: int) -> Any:
+    """The C++ tree of `native/sum_tree.h`, which does the same sooner, where it was built; else `SumTree`."""
+    try:
+        from upright._native import SumTree as NativeSumTree
+    except ImportError:
+        return SumTree(capacity)
+    return NativeSumTree(capacity)
+
+
 class PrioritisedReplay(ReplayMemory):
     """A replay memory that draws transition i with probability P(i) = pᵢ^α / Σ pₖ^α   (Schaul 2016, eq. 1)
 
@@ -68,7 +77,7 @@ class PrioritisedReplay(ReplayMemory):
     def __init__(self, capacity: int, settings: Prioritised, columns: Columns | None = None, seed: int = 0) -> None:
         super().__init__(capacity, columns, seed)
         self.settings = settings
-        self._tree = SumTree(capacity)
+        self._tree: SumTree = sum_tree(capacity)
         self._largest = 1.0
 
     def push(
@@ -82,7 +91,7 @@ class PrioritisedReplay(ReplayMemory):
         next_mask: Any = None,
     ) -> int:
         place = super().push(obs, action, reward, discount, next_obs, mask, next_mask)
-        self._tree.set(np.array([place]), np.array([self._largest**self.settings.alpha]))
+        self._tree.set(place, self._largest**self.settings.alpha)
         return place
 
     def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
