@@ -1,17 +1,22 @@
-# make train   train CartPole-v1 with the default configuration
-# make test    run the whole test suite
-# make check   linter, formatter's check and type checker
-# make clean   remove the environment and what was built; runs/ stays
+# make train      train CartPole-v1 with the default configuration
+# make test       run the whole test suite
+# make check      linter, formatter's check and type checker
+# make sanitize   run the tests of the compiled extension under sanitisers
+# make clean      remove the environment and what was built; runs/ stays
 #
 # PYTHON names the interpreter (3.11 or newer) that .venv is made with.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
-INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+
+# The versions hold for what upright is built with, too: older pips take them from the first name, newer from the second.
+INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet --editable
+NATIVE = CMakeLists.txt $(wildcard native/*)
 
 # An environment that was only half made is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: train test check clean
+.PHONY: train test check sanitize clean
 
 train: .venv/.train
 	.venv/bin/upright train CartPole-v1
@@ -22,6 +27,9 @@ test: .venv/.test
 check: .venv/.test
 	scripts/check
 
+sanitize: .venv/.test
+	scripts/sanitize
+
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
 
@@ -30,10 +38,10 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # The stamps are made anew when what they installed by has changed.
-.venv/.train: .venv/bin/python pyproject.toml constraints.txt
+.venv/.train: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(INSTALL) .
 	touch $@
 
-.venv/.test: .venv/bin/python pyproject.toml constraints.txt
+.venv/.test: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(INSTALL) '.[dev]'
 	touch $@ .venv/.train
