@@ -4,8 +4,13 @@
 
 #include "kernels.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
+// GCC warns of what its own header leaves undefined on purpose (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #define UPRIGHT_INLINE inline __attribute__((always_inline))
@@ -29,13 +34,17 @@ UPRIGHT_INLINE Vector load(const float* from) { return *reinterpret_cast<const V
 UPRIGHT_INLINE void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 UPRIGHT_INLINE Vector everywhere(float value) { return value - Vector{}; }
 
-// The sum of the entries, in halves: as if by a binary tree.
+// The sum of the entries: halves are added until one is left.
 UPRIGHT_INLINE float sum_of(Vector value) {
-    float entry[WIDTH];
-    store(entry, value);
-    for (int half = WIDTH / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) entry[i] += entry[i + half];
-    return entry[0];
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(value);
+#elif defined(__AVX2__)
+    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
+    const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
+#else
+    return (value[0] + value[2]) + (value[1] + value[3]);
+#endif
 }
 
 // to [16, 16] = from [16, 16]ᵀ

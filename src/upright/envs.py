@@ -201,10 +201,14 @@ class InProcess:
         return _stack(obs), _stack_masks(infos)
 
     def step(self, actions: np.ndarray) -> Outcome:
-        steps = [
-            environment.step(action) for environment, action in zip(self.environments, actions.tolist(), strict=True)
-        ]
-        rows, reward, terminated, truncated, infos = map(list, zip(*steps, strict=True))
+        rows, reward, terminated, truncated, infos = [], [], [], [], []
+        for environment, action in zip(self.environments, actions.tolist(), strict=True):
+            row, gained, has_terminated, is_truncated, info = environment.step(action)
+            rows.append(row)
+            reward.append(gained)
+            terminated.append(has_terminated)
+            truncated.append(is_truncated)
+            infos.append(info)
         next_obs, next_mask = _stack(rows), _stack_masks(infos)
         obs, mask = next_obs, next_mask
         if True in terminated or True in truncated:

@@ -129,7 +129,8 @@ class ReplayMemory:
         """Draw a batch. `progress`, the share of training done, only matters to `PrioritisedReplay`."""
         if not self._length:
             raise ValueError("the memory is empty: push a transition before you sample")
-        index = self.random.integers(self._length, size=batch_size)
+        # The quickest way to whole numbers below n, each as likely as the others to within n/2⁵³.
+        index = (self.random.random(batch_size) * self._length).astype(np.int64)
         return Batch(self.columns, index, None)
 
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
