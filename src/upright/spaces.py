@@ -31,6 +31,13 @@ class Observations:
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
+        # Where its first part without parts lies, and how many axes that has, tell one observation from a batch.
+        self._first: list[Any] = []
+        part: Any = space
+        while isinstance(part, (spaces.Dict, spaces.Tuple)) and part.spaces:
+            self._first.append(next(iter(part.spaces)) if isinstance(part, spaces.Dict) else 0)
+            part = part[self._first[-1]]
+        self._dimensions = len(part.shape or ())
         layout = _image_layout(space)
         self.is_image = layout is not None
         if layout is not None:
@@ -76,14 +83,12 @@ class Observations:
 
     def is_single(self, observation: Any) -> bool:
         """Whether this is one observation rather than a batch."""
-        space: Any = self.space
-        while isinstance(space, (spaces.Dict, spaces.Tuple)):
-            key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
-            try:
-                observation, space = observation[key], space[key]
-            except (KeyError, IndexError, TypeError):
-                return True  # encode says what is wrong with it
-        return np.ndim(observation) <= len(space.shape or ())
+        try:
+            for key in self._first:
+                observation = observation[key]
+        except (KeyError, IndexError, TypeError):
+            return True  # encode says what is wrong with it
+        return np.ndim(observation) <= self._dimensions
 
 
 class Actions:
@@ -95,6 +100,7 @@ class Actions:
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
         self._sizes: tuple[int, ...] = ()
+        self._start = 0
         if isinstance(space, spaces.Discrete):
             self.n = int(space.n)
             self._start = int(space.start)
@@ -124,7 +130,8 @@ class Actions:
 
     def decode_batch(self, actions: np.ndarray) -> np.ndarray:
         """`decode` for an array `[B]` of numbers; returns `[B]`, or `[B, *space.shape]` for MultiDiscrete."""
-        return self._table[actions] if self._sizes else actions + self._start
+        decoded: np.ndarray = self._table[actions] if self._sizes else actions
+        return decoded + self._start if self._start else decoded
 
     def mask(self, mask: Any) -> np.ndarray:
         """`info["action_mask"]` as bool `[n]`; of a MultiDiscrete also as Gymnasium's tuple of one mask a dimension.
