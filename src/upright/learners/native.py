@@ -39,7 +39,6 @@ class NativeLearner:
     """
 
     engine = "native"
-    device = "cpu"
 
     def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
         self.config, self.problem = config, problem
@@ -68,7 +67,7 @@ class NativeLearner:
             max_value=config.max_grad_value,
             instruction_set=instruction_set,
         )
-        self.instruction_set = self._native.instruction_set
+        self.device = f"cpu, {self._native.instruction_set}"
         shapes = parameter_shapes(config, problem)
         self._online = _views(self._native.online, shapes)
         self._target = _views(self._native.target, shapes)
