@@ -253,7 +253,10 @@ def test_a_worker_that_dies_is_named_and_what_was_learned_is_kept(capsys) -> Non
     words = ["--num-envs", "2", "--vectorization-mode", "async", "--env-kwargs", "fault=dies"]
     assert main(["train", "environments:Faulty", *TINY, "--out", "kept", *words]) == 2
     said = capsys.readouterr().err
-    assert "A worker process of environments:Faulty died; run it with --vectorization-mode sync to see why." in said
+    assert (
+        "environments:Faulty: worker 0 died (exit status 3), after 3 replacements; run it with --vectorization-mode sync "
+        "to see why." in said
+    )
     assert "What was learned in 4 steps is saved in kept/seed-0." in said
 
 

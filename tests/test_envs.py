@@ -16,10 +16,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import environments
 from environments import Faulty, Masked, Noisy, Scripted, Spaces
 from upright.config import Config
-from upright.envs import Environment, InProcess, Vectorised, episode_seed, make_environment, make_vector
+from upright.envs import Environment, episode_seed, make_environment
 from upright.errors import EnvironmentFault, SettingError, UprightError
 from upright.sources import make, portable_name
 from upright.spaces import Actions
+from upright.vectors import InProcess, Vectorised, Workers, make_vector
 
 
 def roll(vector: InProcess | Vectorised, steps: int) -> dict[int, list[tuple]]:
@@ -67,7 +68,7 @@ def test_make_vector_is_the_same_in_process_and_in_workers() -> None:
     rolls = []
     for mode in ("sync", "async"):
         vector = make_vector(Masked, Config(num_envs=2, vectorization_mode=mode, max_episode_steps=11), 5)
-        assert isinstance(vector, InProcess if mode == "sync" else Vectorised)
+        assert isinstance(vector, InProcess if mode == "sync" else Workers)
         obs, mask = vector.reset()
         seen = [obs, mask]
         for _ in range(40):

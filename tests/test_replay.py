@@ -11,9 +11,10 @@ from scipy import stats
 
 from environments import Scripted
 from upright.config import Prioritised
-from upright.envs import Environment, InProcess, Vectorised
+from upright.envs import Environment
 from upright.errors import UprightError
 from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree, ring
+from upright.vectors import InProcess, Vectorised
 
 
 def transition(k: int) -> tuple:

@@ -174,6 +174,11 @@ class Config(Checked):
     vectorization_mode: Literal["sync", "async"] = "sync"
     """Step the environments in this process, or each in a worker process of its own (Gymnasium's AsyncVectorEnv)."""
 
+    worker_timeout: float = 60.0
+    """Seconds that a worker process may take for a step before it is replaced. (0, inf)."""
+    worker_replacements: int = 3
+    """Times that lost workers are replaced before the run ends. [0, inf)."""
+
     # The network
     net_arch: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers, which for an image follow Nature's three convolutions. [1, 65536]."""
@@ -261,6 +266,8 @@ class Config(Checked):
         "discretize": "[2, 4096]",
         "max_episode_steps": "[1, inf)",
         "num_envs": "[1, 4096]",
+        "worker_timeout": "(0, inf)",
+        "worker_replacements": "[0, inf)",
         "net_arch": "[1, 65536]",
         "gamma": "[0, 1]",
         "n_steps": "[1, 1024]",

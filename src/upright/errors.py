@@ -22,6 +22,10 @@ class EnvironmentFault(UprightError):
     """An environment could not be made, raised, or returned something that it must not."""
 
 
+class EpisodesLost(EnvironmentFault):
+    """The episodes that were running cannot be taken up again, because the environment does not repeat itself."""
+
+
 class Diverged(UprightError):
     """The loss, or what came of it, is no longer a finite number, so neither is what was learned."""
 

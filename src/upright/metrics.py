@@ -18,7 +18,7 @@ from upright.errors import MissingExtra, RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from upright.envs import Outcome
+    from upright.vectors import Outcome
 
 WINDOW = 100  # episodes in rollout/ep_rew_mean and rollout/ep_len_mean, as in SB3
 

@@ -22,12 +22,12 @@ import numpy as np
 import upright
 from upright.agent import Agent, write_atomically
 from upright.config import Config, Prioritised
-from upright.envs import make_vector
 from upright.errors import RunError, SettingError, UprightError
 from upright.evaluate import check_seed
 from upright.metrics import EpisodeStatistics, JsonLines, Progress
 from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for, in_gib
 from upright.sources import EnvironmentSource, describe, logger, portable_name
+from upright.vectors import make_vector
 
 RUN_SCHEMA = 1
 

@@ -11,7 +11,7 @@ import numpy as np
 from upright.replay.ring import Transition
 
 if TYPE_CHECKING:
-    from upright.envs import Outcome
+    from upright.vectors import Outcome
 
 
 class NStep:
