@@ -2,6 +2,7 @@
 # make test       run the whole test suite
 # make check      linter, formatter's check and type checker
 # make sanitize   run the tests of the compiled extension under sanitisers
+# make bench      measure against other libraries, into benchmarks/results/; BENCH=--long for what takes minutes
 # make clean      remove the environment and what was built; runs/ stays
 #
 # PYTHON names the interpreter (3.11 or newer) that .venv is made with.
@@ -16,7 +17,7 @@ NATIVE = CMakeLists.txt $(wildcard native/*)
 # An environment that was only half made is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: train test check sanitize clean
+.PHONY: train test check sanitize bench clean
 
 train: .venv/.train
 	.venv/bin/upright train CartPole-v1
@@ -29,6 +30,9 @@ check: .venv/.test
 
 sanitize: .venv/.test
 	scripts/sanitize
+
+bench: .venv/.bench
+	.venv/bin/python benchmarks/speed.py $(BENCH)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
@@ -44,4 +48,8 @@ clean:
 
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(INSTALL) '.[dev]'
+	touch $@ .venv/.train
+
+.venv/.bench: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
+	$(INSTALL) '.[bench]'
 	touch $@ .venv/.train
