@@ -15,11 +15,12 @@ import torch
 from environments import Image, Masked, Noisy, Scripted
 from upright.config import Categorical, Config, ImplicitQuantile, Prioritised, QLearning, Quantile
 from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
+from upright.folders import new_folder, seed_folder
 from upright.learners import Problem, make_learner
 from upright.metrics import JsonLines, Progress
 from upright.presets import PRESETS
 from upright.replay import Batch, Transition
-from upright.run import Run, new_folder, seed_folder
+from upright.run import Run
 from upright.train import exploration_rate, learning_rate, train
 
 torch.set_num_threads(1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,15 @@ from gymnasium import spaces
 
 import upright
 from upright import evaluate as evaluation
+from upright import storage
 from upright.config import Config
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.learners import Learner, Problem, make_learner
 from upright.sources import EnvironmentSource, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
-POLICY_SCHEMA = 1
+POLICY_SCHEMA = 2
+PARAMETERS, NEXT_PARAMETERS = "policy.safetensors", "next.safetensors"
 
 
 class Agent:
@@ -47,7 +47,7 @@ class Agent:
         problem = Problem(observations.shape, observations.is_image, actions.n)
         self.learner: Learner = make_learner(config, problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
-        self._has_own_network = network is not None
+        self.has_own_network = network is not None
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -132,41 +132,26 @@ class Agent:
         Raises EnvironmentFault when there is none, or when it stands in a file that is not trusted and would have a
         module imported.
         """
-        source = self.source if env is None else env
-        if source is None:
-            raise EnvironmentFault(
-                "This policy was trained on an environment made by a Python callable, which no file can name; "
-                "give it again: agent.evaluate(env=...), or --env module:Class."
-            )
-        named = [source] if env is None and isinstance(source, str) else []
-        foreign = [name for name in (*named, *self.config.wrapper) if ":" in name or "(" in name]
-        if foreign and not self.trusted:
-            raise EnvironmentFault(
-                f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
-                "if you trust the file, say so: --trust, or load(folder, trust=True)."
-            )
-        return source
+        return allowed_source(env, self.source, self.config.wrapper, self.trusted)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
-        from safetensors.numpy import save
-
         folder = Path(folder)
+        content = storage.tensors(self.learner.parameters())
         description = {
             "schema": POLICY_SCHEMA,
             "upright": upright.__version__,
             "env": None if self.source is None else portable_name(self.source),
             "observation_space": to_dict(self.observation_space),
             "action_space": to_dict(self.action_space),
-            "own_network": self._has_own_network,
+            "own_network": self.has_own_network,
             "config": self.config.to_dict(),
+            "parameters": {"size": len(content), "sha256": storage.digest(content)},
         }
-        try:
-            text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise RunError(f"The policy cannot be saved: a setting is no JSON value ({error}).") from error
-        write_atomically(folder / "policy.safetensors", save(self.learner.parameters()))
-        write_atomically(folder / "policy.json", text.encode())
+        # The new parameters stand beside the old until policy.json names them: it never names what is not there.
+        storage.write(folder / NEXT_PARAMETERS, content)
+        storage.write_sealed(folder / "policy.json", description)
+        storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
         return folder
 
     def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
@@ -176,6 +161,29 @@ class Agent:
         chosen = random.integers(mask.sum(axis=1))
         allowed: np.ndarray = (mask.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
         return allowed
+
+
+def allowed_source(
+    given: EnvironmentSource | None, named: EnvironmentSource | None, wrappers: Sequence[str], trusted: bool
+) -> EnvironmentSource:
+    """The environment that the user gives, else the one that is named, by a file unless it is trusted.
+
+    Raises EnvironmentFault when there is none, or when a file that is not trusted would have a module imported.
+    """
+    source = named if given is None else given
+    if source is None:
+        raise EnvironmentFault(
+            "This policy was trained on an environment made by a Python callable, which no file can name; "
+            "give it again: agent.evaluate(env=...), or --env module:Class."
+        )
+    names = [source] if given is None and isinstance(source, str) else []
+    foreign = [name for name in (*names, *wrappers) if ":" in name or "(" in name]
+    if foreign and not trusted:
+        raise EnvironmentFault(
+            f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
+            "if you trust the file, say so: --trust, or load(folder, trust=True)."
+        )
+    return source
 
 
 def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -191,25 +199,20 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
     trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers
     Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as load_tensors
-
     folder = Path(folder)
     if (folder / "policy").is_dir():
         folder /= "policy"
-    try:
-        description = json.loads((folder / "policy.json").read_bytes())
-        parameters = load_tensors((folder / "policy.safetensors").read_bytes())
-    except FileNotFoundError as error:
+        if folder.is_symlink():
+            raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
+    if not (folder / "policy.json").exists():
+        raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
+    description = storage.read_sealed(folder / "policy.json")
+    if description.get("schema") != POLICY_SCHEMA:
         raise RunError(
-            f"There is no policy in {folder}: {Path(error.filename).name} is missing; give the folder of a run."
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(f"The policy in {folder} cannot be read: {error}.") from error
-    if not isinstance(description, Mapping) or description.get("schema") != POLICY_SCHEMA:
-        raise RunError(
-            f"The policy in {folder} is not of schema {POLICY_SCHEMA}, which upright {upright.__version__} reads."
+            f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "
+            f"reads schema {POLICY_SCHEMA}."
         )
+    parameters = _parameters(folder, description.get("parameters"))
     try:
         config = Config.from_dict(description["config"])
         observations = Observations(from_dict(description["observation_space"]))
@@ -230,17 +233,12 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
     return agent
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
+def _parameters(folder: Path, named: Any) -> dict[str, np.ndarray]:
+    """The parameters that policy.json names: a crash may have come before they took the place of the last ones."""
+    for name in (PARAMETERS, NEXT_PARAMETERS):
+        if (path := folder / name).exists():
+            content = storage.read(path)
+            if named == {"size": len(content), "sha256": storage.digest(content)}:
+                return storage.read_tensors(path, content)
+    what = "damaged: it is not the file that policy.json names" if (folder / PARAMETERS).exists() else "missing"
+    raise RunError(f"{folder / PARAMETERS} is {what}.")

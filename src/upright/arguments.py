@@ -60,6 +60,26 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Go on with a run that was stopped or killed, from its newest checkpoint, as if it had never stopped."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    total_timesteps: int | None = None
+    """Train to that many environment steps instead, also where the run had ended. [1, inf)."""
+    env: str | None = None
+    """The environment again, where its name has changed or was a Python callable."""
+    trust: bool = False
+    """Import the modules that the run's files name for its environment and wrappers, and so run their code."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard into the run folder."""
+    quiet: bool = False
+    """Print nothing but errors, and the object that --json asks for."""
+    json: bool = False
+    """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Run the greedy policy of a run on fresh environments with seeds of their own."""
 
@@ -202,6 +222,8 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
         return f"There is no place for {word!r}: put options first in the form --name value."
     name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
     known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
+    if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
+        return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
     if form is Train:
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, evaluate, watch.
+"""The `upright` command: envs, train, resume, evaluate, watch.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -11,13 +11,14 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Train, Watch, parse
+from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Resume, Train, Watch, parse
 from upright.errors import Diverged, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,44 +57,73 @@ def envs(arguments: Envs) -> int:
 
 def train(arguments: Train) -> int:
     """Train one run and evaluate its final policy."""
-    from upright.run import new_folder, seed_folder
+    from upright.folders import new_folder, seed_folder
+    from upright.run import Run
 
-    config, started = arguments.config, time.perf_counter()
+    config = arguments.config
     if arguments.out is None:
         folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
     else:
         folder = seed_folder(arguments.out, arguments.seed)
-    console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
-        result = _train(arguments, folder, console, say, started)
-    if arguments.json:
-        print(json.dumps(result))
-    return INTERRUPTED if result["episodes"] == 0 else 0
+    return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
 
 
-def _train(arguments: Train, folder: Path, console: Any, say: Callable[[str], None], started: float) -> dict[str, Any]:
-    """Train, evaluate and save; the result, without an evaluation if Ctrl-C ended it."""
-    from upright.metrics import TensorBoard, Terminal
+def resume(arguments: Resume) -> int:
+    """Go on with a run from its newest checkpoint."""
     from upright.run import Run
 
+    folder = arguments.run
+    return _finish(
+        arguments, folder, lambda: Run.open(folder, arguments.total_timesteps, arguments.env, trust=arguments.trust)
+    )
+
+
+def _finish(arguments: Train | Resume, folder: Path, begin: Callable[[], Run], preset: str | None = None) -> int:
+    """Train a run to its end, or to where it is stopped, and print what came of it; the exit status."""
+    console = _console(sys.stderr if arguments.json else sys.stdout)
+    with _printed(console, arguments.quiet) as say:
+        result, stop = _train(arguments, folder, begin, preset, console, say)
+    if arguments.json:
+        print(json.dumps(result))
+    return 0 if stop is None else 128 + stop
+
+
+def _train(
+    arguments: Train | Resume,
+    folder: Path,
+    begin: Callable[[], Run],
+    preset: str | None,
+    console: Any,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], int | None]:
+    """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
+    from upright.metrics import TensorBoard, Terminal
+
+    started = time.perf_counter()
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
-    run = Run(arguments.env, arguments.config, arguments.seed, folder)
+    run = begin()
+    first = run.step
     try:
         learner, total = run.agent.learner, run.config.total_timesteps
-        say(f"Training {run.name} for {total:,} steps: engine {learner.engine} on {learner.device}.")
+        since = f" from step {first:,}" if first else ""
+        say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name))
-        finished, evaluation = _loop(run, sinks), None
+        stop, evaluation = _loop(run, sinks), None
         run.save()
-        if finished:
-            with contextlib.suppress(KeyboardInterrupt):
+        if not run.interrupted:
+            run.checkpoint()
+        if stop is None:
+            try:
                 evaluation = run.agent.evaluate(FINAL_EPISODES)
-        result = _result(arguments, run, evaluation, time.perf_counter() - started)
+            except KeyboardInterrupt:
+                stop = signal.SIGINT
+        result = _result(run, preset, evaluation, time.perf_counter() - started)
         run.save_result(result)
-        stopped = f"Stopped at step {run.step:,}; what was learned is saved."
+        stopped = f"Stopped at step {run.step:,}; go on with: upright resume {folder}"
         say(stopped if evaluation is None else f"Final policy: {evaluation}.")
         say(f"Run: {folder}")
-        return result
+        return result, stop
     except Exception as error:
         if run.step == 0:
             run.discard()
@@ -129,27 +159,38 @@ def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
         logger.propagate = propagate
 
 
-def _loop(run: Run, sinks: list[Sink]) -> bool:
-    """Run the loop to its end, unless Ctrl-C ends it; whether it got there."""
+def _loop(run: Run, sinks: list[Sink]) -> int | None:
+    """Run the loop to its end, unless a signal ends it; the signal's number."""
     from upright.train import train
 
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if received:  # it is meant: what the last checkpoint holds is safe
+            raise KeyboardInterrupt
+        received.append(number)
+        run.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for progress in train(run):
             for sink in sinks:
                 sink.write(progress)
-        return True
     except KeyboardInterrupt:
-        return False
+        received.append(signal.SIGINT)
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for sink in sinks:
             sink.close()
+    return received[0] if received else None
 
 
-def _result(arguments: Train, run: Run, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
+def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
     return {
-        "env": arguments.env,
-        "preset": arguments.preset,
-        "seed": arguments.seed,
+        "env": run.name,
+        "preset": preset,
+        "seed": run.seed,
         "engine": run.agent.learner.engine,
         "steps": run.step,
         "updates": run.updates,
@@ -201,6 +242,7 @@ def watch(arguments: Watch) -> int:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
+    "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
 }

@@ -260,6 +260,10 @@ class Config(Checked):
     """Steps between greedy evaluations while training; 0: only at the end. [0, inf)."""
     n_eval_episodes: int = 10
     """Episodes of each such evaluation. [1, inf)."""
+    checkpoint_every: int = 25_000
+    """Steps between checkpoints, from which a run that was stopped is resumed. [1, inf)."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept. [1, inf)."""
 
     _ranges: ClassVar[Mapping[str, str]] = {
         "total_timesteps": "[1, inf)",
@@ -290,6 +294,8 @@ class Config(Checked):
         "log_interval": "[1, inf)",
         "eval_freq": "[0, inf)",
         "n_eval_episodes": "[1, inf)",
+        "checkpoint_every": "[1, inf)",
+        "keep_checkpoints": "[1, inf)",
     }
 
     def __post_init__(self) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from upright.config import Config
 from upright.errors import Diverged, SettingError
 from upright.evaluate import Evaluation
+from upright.folders import seed_folder
 from upright.metrics import Terminal
 from upright.presets import preset as find_preset
-from upright.run import Run, seed_folder
+from upright.run import Run
 from upright.sources import EnvironmentSource
 from upright.train import train
 

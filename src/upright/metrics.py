@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
+import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from upright.errors import MissingExtra, RunError
+from upright.sources import logger
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +81,28 @@ class EpisodeStatistics:
         """Start counting anew in every environment."""
         self._reward, self._length = [0.0] * self._num_envs, [0] * self._num_envs
 
+    def forget(self, env: int) -> None:
+        """Start counting anew in one environment."""
+        self._reward[env], self._length[env] = 0.0, 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All of it as arrays; an episode is a row of step, environment, return and length."""
+        return {
+            "reward": np.array(self._reward),
+            "length": np.array(self._length, np.int64),
+            "count": np.array(self.count),
+            "recent": _rows(self._recent),
+            "new": _rows(self.new),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self._reward, self._length = state["reward"].tolist(), state["length"].tolist()
+        self.count = int(state["count"])
+        self._recent.clear()
+        self._recent.extend(_episodes(state["recent"]))
+        self.new = _episodes(state["new"])
+
     def take(self) -> tuple[Episode, ...]:
         """The episodes that ended since the last call."""
         new, self.new = tuple(self.new), []
@@ -90,6 +116,15 @@ class EpisodeStatistics:
             "rollout/ep_rew_mean": float(np.mean([episode.reward for episode in self._recent])),
             "rollout/ep_len_mean": float(np.mean([episode.length for episode in self._recent])),
         }
+
+
+def _rows(episodes: Iterable[Episode]) -> np.ndarray:
+    rows = [(episode.step, episode.env, episode.reward, episode.length) for episode in episodes]
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def _episodes(rows: np.ndarray) -> list[Episode]:
+    return [Episode(int(step), int(env), reward, int(length)) for step, env, reward, length in rows.tolist()]
 
 
 class Sink(Protocol):
@@ -107,14 +142,33 @@ class JsonLines:
 
     {"step": 37, "env": 0, "rollout/ep_rew": 37.0, "rollout/ep_len": 37}
     {"step": 500, "rollout/ep_rew_mean": 21.3, …, "time/fps": 9000.0}
+
+    size, sha256: of what was given to it so far. Where the disk is full, lines wait in memory for the next try.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int = 0, sha256: str | None = None) -> None:
+        """Begin a new file, or go on after the first `size` bytes of one, whose digest was `sha256`."""
+        self._path = path
+        self._waiting = b""
+        self._is_full = False
+        self._hash = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = open(path, "a", encoding="utf-8")
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            self._file = open(os.open(path, flags, 0o666), "r+b", buffering=0)
+            kept = self._file.read(size)
+            self._hash.update(kept)
+            if sha256 is not None and self._hash.hexdigest() != sha256:
+                logger.warning(f"{path} is not what this run wrote up to its checkpoint; it goes on behind that.")
+            self._file.truncate(len(kept))
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
+        self.size = len(kept)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all that was given to it."""
+        return self._hash.hexdigest()
 
     def write(self, progress: Progress) -> None:
         lines: list[dict[str, Any]] = [
@@ -128,11 +182,35 @@ class JsonLines:
         ]
         if progress.metrics:
             lines.append({"step": progress.step, **progress.metrics})
+        self.write_lines(lines)
+
+    def write_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append an object a line."""
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        self._hash.update(text)
+        self.size += len(text)
+        self._waiting += text
         try:
-            self._file.write("".join(json.dumps(line) + "\n" for line in lines))
-            self._file.flush()
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._is_full = False
         except OSError as error:
-            raise RunError(f"{self._file.name} cannot be written: {error.strerror}; make room for it.") from error
+            if not self._is_full:
+                logger.warning(
+                    f"{self._path} cannot be written: {error.strerror}; training goes on, and its lines wait in memory "
+                    "until there is room."
+                )
+            self._is_full = True
+
+    def sync(self) -> None:
+        """Put all on to the disk. Raises RunError when something waits for room."""
+        self.write_lines([])
+        try:
+            if self._waiting:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written: {error.strerror}; make room for it.") from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said when it was tried

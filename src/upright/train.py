@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from upright.config import Config
-from upright.errors import Diverged
+from upright.errors import EnvironmentFault, EpisodesLost
 from upright.metrics import Progress
 from upright.run import Run
 from upright.sources import logger
@@ -17,7 +17,8 @@ def train(run: Run) -> Iterator[Progress]:
     """Train to `run.config.total_timesteps`, yielding what happened every `log_interval` steps and at the end.
 
     Whoever wants metrics, a plot or an early stop iterates it; it may be left and taken up again at any yield, and
-    after a fault or Ctrl-C too, with new episodes.
+    after a fault or Ctrl-C too, with new episodes. A run with a folder gets a checkpoint every `checkpoint_every` steps
+    and at the end; `run.stopping` ends it after the step that it is in.
     """
     config = run.config
     started, first_step = time.perf_counter(), run.step
@@ -30,10 +31,18 @@ def train(run: Run) -> Iterator[Progress]:
         run.restart()
     run.interrupted = True
     try:
-        while run.step < config.total_timesteps:
+        while run.step < config.total_timesteps and not run.stopping:
             epsilon = exploration_rate(config, run.step)
             action = run.agent.act(run.obs, run.mask, epsilon, run.random)
-            outcome = run.vector.step(action)
+            try:
+                outcome = run.vector.step(action)
+            except EpisodesLost as lost:
+                logger.warning(f"{lost} New ones begin at step {run.step:,}.")
+                run.restart()
+                continue
+            except EnvironmentFault:
+                run.checkpoint()  # nothing of this step has been learned yet
+                raise
             for transition in run.nstep.push(run.obs, action, run.mask, outcome):
                 run.replay.push(*transition)
             run.obs, run.mask = outcome.obs, outcome.mask
@@ -54,13 +63,17 @@ def train(run: Run) -> Iterator[Progress]:
                     "time/time_elapsed": time.perf_counter() - run.started,
                     "time/fps": (run.step - first_step) / (time.perf_counter() - started),
                 }
-                if not math.isfinite(loss := metrics.get("train/loss", 0.0)):
-                    raise Diverged(f"The mean loss by step {run.step:,}", loss)
                 if evaluating:
                     evaluation = run.agent.evaluate(config.n_eval_episodes)
                     metrics["eval/mean_reward"] = evaluation.mean
                     metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
+                    run.keep_best(evaluation.mean)
                 progress = run.report(metrics)
+            else:
+                progress = None
+            if run.step >= config.total_timesteps or _crosses(config.checkpoint_every, before, run.step):
+                run.checkpoint()
+            if progress is not None:
                 run.interrupted = False
                 yield progress
                 run.interrupted = True

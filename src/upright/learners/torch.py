@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from upright.config import Config, ImplicitQuantile, Quantile, Uniform
-from upright.errors import SettingError
+from upright.errors import Diverged, SettingError
 from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action
 from upright.learners import Problem, check_fit, moments
@@ -77,7 +78,7 @@ class TorchLearner:
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
         # Of the updates since the metrics were asked for: their number, and the sums of loss and gradient norm.
         self._measured = 0
-        self._sums = torch.zeros(2, dtype=self._dtype, device=self._device)
+        self._sums = [0.0, 0.0]  # of the loss and of the gradient's norm
         self._online_output: Tensor | None = None
         self._latest_mean_q = 0.0
         small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
@@ -125,8 +126,11 @@ class TorchLearner:
                 gradient.mul_((config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             elif config.max_grad_value is not None:
                 gradient.clamp_(-config.max_grad_value, config.max_grad_value)
-            # Summed where they were computed: reading a number back each update would wait for the device.
-            self._sums += torch.stack([loss.detach(), norm])
+        measured = torch.stack([loss.detach(), norm]).tolist()
+        for what, value in zip(("The loss", "The gradient's norm"), measured, strict=True):
+            if not math.isfinite(value):
+                raise Diverged(what, value)
+        self._sums = [total + value for total, value in zip(self._sums, measured, strict=True)]
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
         self._online_output = predictions.online.detach()
@@ -146,8 +150,8 @@ class TorchLearner:
     def metrics(self) -> dict[str, float]:
         if not self._measured:
             return {}
-        loss, norm = (self._sums / self._measured).tolist()
-        self._sums.zero_()
+        loss, norm = (total / self._measured for total in self._sums)
+        self._sums = [0.0, 0.0]
         self._measured = 0
         return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": self._mean_q()}
 
@@ -160,7 +164,7 @@ class TorchLearner:
             network.load_state_dict(_tensors(parameters))
 
     def state(self) -> dict[str, np.ndarray]:
-        loss, norm = self._sums.tolist()
+        loss, norm = self._sums
         return {
             **{name: tensor.cpu().numpy().copy() for name, tensor in self._stored().items()},
             "optimizer/step": np.array(self._updates, np.int64),
@@ -180,8 +184,7 @@ class TorchLearner:
         self._optimizer.state[self._parameters]["step"].fill_(self._updates)
         set_generator_state(self._random, state["random"])
         self._measured = int(state["metrics/updates"])
-        sums = np.stack([state["metrics/loss"], state["metrics/grad_norm"]])
-        self._sums.copy_(torch.from_numpy(sums).to(self._dtype))
+        self._sums = [float(state["metrics/loss"]), float(state["metrics/grad_norm"])]
         self._online_output, self._latest_mean_q = None, float(state["metrics/mean_q"])
 
     def _stored(self) -> dict[str, Tensor]:

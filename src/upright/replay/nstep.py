@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,3 +58,26 @@ class NStep:
             first_mask,
             None if outcome.next_mask is None else outcome.next_mask[i],
         )
+
+    def forget(self, env: int) -> None:
+        """Drop the steps of one environment that wait for more."""
+        self._waiting[env].clear()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The steps that wait for more, environment by environment, the oldest first."""
+        steps = [(i, *step) for i, waiting in enumerate(self._waiting) for step in waiting]
+        state = {"env": np.array([step[0] for step in steps], np.int64)}
+        if steps:
+            _, obs, action, reward, mask = zip(*steps, strict=True)
+            state |= {"obs": np.stack(obs), "action": np.array(action, np.int64), "reward": np.array(reward)}
+            if mask[0] is not None:
+                state["mask"] = np.stack(mask)
+        return state
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        for waiting in self._waiting:
+            waiting.clear()
+        for k, env in enumerate(state["env"].tolist()):
+            mask = state["mask"][k] if "mask" in state else None
+            self._waiting[env].append((state["obs"][k], int(state["action"][k]), float(state["reward"][k]), mask))

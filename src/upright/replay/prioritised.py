@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,3 +116,16 @@ class PrioritisedReplay(ReplayMemory):
             raise Diverged("A priority", float(priority[~np.isfinite(priority)][0]))
         self._largest = max(self._largest, float(priority.max()))
         self._tree.set(batch.place, priority**self.settings.alpha)
+
+    def state(self) -> dict[str, np.ndarray]:
+        masses = self._tree[np.arange(len(self))]
+        return {**super().state(), "masses": masses, "largest": np.array(self._largest)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        super().load_state(state)
+        masses = np.asarray(state["masses"], np.float64)
+        if masses.shape != (len(self),) or not (np.isfinite(masses) & (masses >= 0)).all():
+            raise ValueError("the priorities are not those of the stored transitions")
+        self._tree = sum_tree(self.capacity)
+        self._tree.set(np.arange(len(self)), masses)
+        self._largest = float(state["largest"])

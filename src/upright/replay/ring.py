@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from upright.errors import UprightError
+from upright.generators import generator_state, set_generator_state
 
 
 class Transition(NamedTuple):
@@ -87,13 +88,12 @@ class ReplayMemory:
         self.random = np.random.default_rng(seed)
         # An array `[capacity, ...]` a field, once they are allocated; without masks, None for these.
         self.columns = Transition(None, None, None, None, None)
-        self._next = 0
-        self._length = 0
+        self.pushed = 0  # so far; the k-th lies at k modulo the capacity
         if columns is not None:
             self._allocate(columns)
 
     def __len__(self) -> int:
-        return self._length
+        return min(self.pushed, self.capacity)
 
     def push(
         self,
@@ -111,7 +111,7 @@ class ReplayMemory:
             arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
             kinds = {"action": np.int64, "reward": np.float64, "discount": np.float64}
             self._allocate({name: (a.shape, kinds.get(name, a.dtype)) for name, a in arrays.items()})
-        place = self._next
+        place = self.pushed % self.capacity
         column = self.columns
         column.obs[place] = obs
         column.action[place] = action
@@ -121,20 +121,46 @@ class ReplayMemory:
         if column.mask is not None:
             column.mask[place] = mask
             column.next_mask[place] = next_mask
-        self._next = (place + 1) % self.capacity
-        self._length = min(self._length + 1, self.capacity)
+        self.pushed += 1
         return place
 
     def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
         """Draw a batch. `progress`, the share of training done, only matters to `PrioritisedReplay`."""
-        if not self._length:
+        length = len(self)
+        if not length:
             raise ValueError("the memory is empty: push a transition before you sample")
         # The quickest way to whole numbers below n, each as likely as the others to within n/2⁵³.
-        index = (self.random.random(batch_size) * self._length).astype(np.int64)
+        index = (self.random.random(batch_size) * length).astype(np.int64)
         return Batch(self.columns, index, None)
 
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
         """Nothing: every transition stays equally likely."""
+
+    def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
+        """A copy of each column's part with the transitions that were pushed as number `first` to `end` − 1."""
+        index = np.arange(first, end) % self.capacity
+        columns = self.columns._asdict().items()
+        return {name: column.take(index, axis=0) for name, column in columns if column is not None}
+
+    def restore_rows(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Put what `rows` gave back. Raises ValueError when it does not fit these columns."""
+        index = np.arange(first, first + len(next(iter(rows.values())))) % self.capacity
+        like = {name: column[:1] for name, column in self.columns._asdict().items() if column is not None}
+        if rows.keys() != like.keys():
+            raise ValueError(f"it holds the columns {', '.join(rows)}, not {', '.join(like)}")
+        for name, array in rows.items():
+            if array.dtype != like[name].dtype or array.shape != (len(index), *like[name].shape[1:]):
+                raise ValueError(f"its column {name} is {array.dtype} {array.shape}")
+            getattr(self.columns, name)[index] = array
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All but the rows that the next batches depend on."""
+        return {"pushed": np.array(self.pushed), "random": generator_state(self.random)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave, to the same batches, once the rows are restored."""
+        self.pushed = int(state["pushed"])
+        set_generator_state(self.random, state["random"])
 
     def _allocate(self, columns: Columns) -> None:
         arrays = {name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()}
