@@ -1,9 +1,10 @@
 #include "learner.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -12,14 +13,17 @@ namespace upright {
 namespace {
 
 constexpr std::align_val_t LINE{64};
+constexpr Size MOST_PARAMETERS = Size{1} << 48;  // more than any machine holds, and their bytes still are a number
 
 void clear(float* values, Size count) { std::memset(values, 0, static_cast<std::size_t>(count) * sizeof(float)); }
 
 }  // namespace
 
+double memory_of_machine() {
+    return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
 Buffer::Buffer(Size size) : size_(size) {
-    if (size < 0 || static_cast<std::size_t>(size) > std::numeric_limits<std::size_t>::max() / 2 / sizeof(float))
-        throw std::bad_alloc();
     const auto bytes = static_cast<std::size_t>(size) * sizeof(float);
     data_.reset(static_cast<float*>(::operator new[](bytes, LINE)));
     std::memset(data_.get(), 0, bytes);
@@ -41,31 +45,32 @@ Learner::Learner(const Settings& given, const Kernels& table) : settings(given),
     if (settings.dueling) value_ = stream(features, loss.outputs);
 
     // `layer` has counted the parameters in `size_` meanwhile.
-    online = Buffer(size_);
-    target = Buffer(size_);
-    gradient = Buffer(size_);
-    if (settings.optimizer != OptimizerKind::sgd) {
-        first_moment = Buffer(size_);
-        second_moment = Buffer(size_);
-    }
-    if (settings.amsgrad) largest_moment = Buffer(size_);
+    Sizes sizes{{&online, size_}, {&target, size_}, {&gradient, size_}};
+    if (settings.optimizer != OptimizerKind::sgd)
+        for (Buffer* each : {&first_moment, &second_moment}) sizes.emplace_back(each, size_);
+    if (settings.amsgrad) sizes.emplace_back(&largest_moment, size_);
     if (settings.noisy)
-        for (Noise* noise : {&online_noise_, &target_noise_}) *noise = {Buffer(noise_size), Buffer(size_)};
-
-    learning_ = tape();
-    asking_ = tape();
+        for (Noise* noise : {&online_noise_, &target_noise_}) {
+            sizes.emplace_back(&noise->drawn, noise_size);
+            sizes.emplace_back(&noise->weights, size_);
+        }
+    lay_out(learning_, sizes);
+    lay_out(asking_, sizes);
     const Size wide = widest();
-    obs_ = Buffer(padded(settings.inputs) * PANEL);
-    next_obs_ = Buffer(padded(settings.inputs) * PANEL);
-    rows_ = Buffer(padded(settings.inputs) * PANEL);
-    block_ = Buffer(PANEL * PANEL);
-    scratch_ = Buffer(std::max(loss_scratch(loss), wide * PANEL));
+    for (Buffer* each : {&obs_, &next_obs_, &rows_}) sizes.emplace_back(each, padded(settings.inputs) * PANEL);
+    sizes.emplace_back(&block_, PANEL * PANEL);
+    sizes.emplace_back(&scratch_, std::max(loss_scratch(loss), wide * PANEL));
     for (Buffer* each : {&output_, &target_output_, &target_next_, &online_next_, &output_gradient_})
-        *each = Buffer(rows * PANEL);
-    for (Buffer* each : {&q_, &allowed_, &next_allowed_}) *each = Buffer(loss.actions * PANEL);
-    value_gradient_ = Buffer(loss.outputs * PANEL);
-    features_gradient_ = Buffer(features * PANEL);
-    for (Buffer& each : hidden_gradient_) each = Buffer(wide * PANEL);
+        sizes.emplace_back(each, rows * PANEL);
+    for (Buffer* each : {&q_, &allowed_, &next_allowed_}) sizes.emplace_back(each, loss.actions * PANEL);
+    sizes.emplace_back(&value_gradient_, loss.outputs * PANEL);
+    sizes.emplace_back(&features_gradient_, features * PANEL);
+    for (Buffer& each : hidden_gradient_) sizes.emplace_back(&each, wide * PANEL);
+
+    double bytes = 0;
+    for (const auto& [buffer, size] : sizes) bytes += static_cast<double>(size) * sizeof(float);
+    if (bytes > memory_of_machine()) throw std::bad_alloc();
+    for (const auto& [buffer, size] : sizes) *buffer = Buffer(size);
 }
 
 Learner::Layer Learner::layer(Size inputs, Size outputs, bool noisy, bool hidden) {
@@ -74,7 +79,10 @@ Learner::Layer Learner::layer(Size inputs, Size outputs, bool noisy, bool hidden
     result.outputs = outputs;
     result.noisy = noisy;
     result.hidden = hidden;
-    const auto claim = [this](Size count) { return std::exchange(size_, size_ + count); };
+    const auto claim = [this](Size count) {
+        if (count > MOST_PARAMETERS - size_) throw std::bad_alloc();
+        return std::exchange(size_, size_ + count);
+    };
     result.weight = claim(outputs * padded(inputs));
     result.bias = claim(padded(outputs));
     if (noisy) {
@@ -99,23 +107,23 @@ Learner::Stream Learner::stream(Size inputs, Size outputs) {
     return result;
 }
 
-Learner::Tape Learner::tape() const {
-    const auto traces = [this](const Stream& stream) {
-        std::vector<Trace> result;
-        for (const Layer& each : stream) {
-            Trace trace;
-            if (each.hidden) {
-                const Size size = padded(each.outputs) * PANEL;
-                trace.output = Buffer(size);
-                if (settings.activation == Activation::silu) trace.before_activation = Buffer(size);
-                if (settings.layer_norm) trace.normalised = Buffer(size);
-                if (settings.layer_norm) trace.inverse_deviation = Buffer(PANEL);
-            }
-            result.push_back(std::move(trace));
-        }
-        return result;
-    };
-    return {traces(torso_), traces(advantage_), traces(value_), Buffer(settings.loss.outputs * PANEL)};
+void Learner::lay_out(const Stream& stream, std::vector<Trace>& traces, Sizes& sizes) const {
+    traces = std::vector<Trace>(stream.size());
+    for (std::size_t i = 0; i < stream.size(); ++i) {
+        if (!stream[i].hidden) continue;
+        const Size size = padded(stream[i].outputs) * PANEL;
+        sizes.emplace_back(&traces[i].output, size);
+        if (settings.activation == Activation::silu) sizes.emplace_back(&traces[i].before_activation, size);
+        if (settings.layer_norm) sizes.emplace_back(&traces[i].normalised, size);
+        if (settings.layer_norm) sizes.emplace_back(&traces[i].inverse_deviation, PANEL);
+    }
+}
+
+void Learner::lay_out(Tape& tape, Sizes& sizes) const {
+    lay_out(torso_, tape.torso, sizes);
+    lay_out(advantage_, tape.advantage, sizes);
+    lay_out(value_, tape.value, sizes);
+    sizes.emplace_back(&tape.state_value, settings.loss.outputs * PANEL);
 }
 
 Size Learner::widest() const {

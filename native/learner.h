@@ -9,11 +9,15 @@
 
 #include <array>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
 
 namespace upright {
+
+// The bytes of memory that this machine has, used or not.
+double memory_of_machine();
 
 // Floats that begin on a cache line, all 0 at first.
 class Buffer {
@@ -52,13 +56,13 @@ struct Columns {
     const std::int64_t* action;
     const double* reward;
     const double* discount;
-    const bool* mask;  // null without masks, as is the next
-    const bool* next_mask;
+    const std::uint8_t* mask;  // 0 where an action is not allowed; null without masks, as is the next
+    const std::uint8_t* next_mask;
 };
 
 class Learner {
   public:
-    // Throws std::bad_alloc when the parameters do not fit into memory.
+    // Throws std::bad_alloc when this machine has not the memory for all that the learner holds, before it takes any.
     Learner(const Settings& settings, const Kernels& kernels);
 
     const Settings settings;
@@ -103,6 +107,7 @@ class Learner {
         Size row() const { return padded(inputs); }  // from one row of the weight to the next
     };
     using Stream = std::vector<Layer>;
+    using Sizes = std::vector<std::pair<Buffer*, Size>>;
 
     // A layer's output, and what going back needs beside it.
     struct Trace {
@@ -127,7 +132,8 @@ class Learner {
 
     Layer layer(Size inputs, Size outputs, bool noisy, bool hidden);
     Stream stream(Size inputs, Size outputs);
-    Tape tape() const;
+    void lay_out(const Stream& stream, std::vector<Trace>& traces, Sizes& sizes) const;
+    void lay_out(Tape& tape, Sizes& sizes) const;
     Size widest() const;
     View online_view(bool noisy) const { return {online, noisy ? &online_noise_ : nullptr}; }
     View target_view() const { return {target, settings.noisy ? &target_noise_ : nullptr}; }
