@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -191,11 +191,17 @@ def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return best
 
 
-def load(folder: str | os.PathLike[str], network: Any = None, device: str = "auto", trust: bool = False) -> Agent:
+def load(
+    folder: str | os.PathLike[str],
+    network: Any = None,
+    device: str = "auto",
+    engine: Literal["auto", "torch", "native"] = "auto",
+    trust: bool = False,
+) -> Agent:
     """The Agent that `save` wrote, from a policy's folder or from the folder of its run.
 
     network: the module or factory again, if the policy was trained with one of the user's own
-    device: where to compute, wherever it was trained
+    device, engine: where and by what to compute, wherever and by whatever it was trained
     trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers
     Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy.
     """
@@ -224,7 +230,7 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
         raise RunError(
             f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...)."
         )
-    agent = Agent(config.override(device=device), observations, actions, source, network=network)
+    agent = Agent(config.override(device=device, engine=engine), observations, actions, source, network=network)
     agent.trusted = trust
     try:
         agent.learner.load_parameters(parameters)

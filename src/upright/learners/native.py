@@ -14,7 +14,7 @@ import numpy as np
 
 from upright import _native
 from upright.config import Categorical, Config, QLearning, Quantile, Uniform
-from upright.errors import Diverged
+from upright.errors import Diverged, UprightError
 from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
 from upright.learners import Problem, check_fit, moments
@@ -42,31 +42,7 @@ class NativeLearner:
 
     def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
         self.config, self.problem = config, problem
-        loss, soft = config.loss, config.munchausen
-        self._native = _native.Learner(
-            inputs=math.prod(problem.observation_shape),
-            actions=problem.num_actions,
-            widths=list(config.net_arch),
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-            dueling=config.dueling,
-            noisy=config.noisy,
-            loss={QLearning: "q_learning", Categorical: "categorical", Quantile: "quantile"}[type(loss)],
-            huber=isinstance(loss, QLearning) and loss.error == "huber",
-            double_q=loss.double,
-            outputs=outputs_per_action(loss) or 1,
-            v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
-            v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
-            kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
-            munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
-            optimizer=config.optimizer,
-            amsgrad=config.amsgrad,
-            epsilon=config.optimizer_eps,
-            weight_decay=config.weight_decay,
-            max_norm=config.max_grad_norm,
-            max_value=config.max_grad_value,
-            instruction_set=instruction_set,
-        )
+        self._native = self._make(instruction_set)
         self.device = f"cpu, {self._native.instruction_set}"
         shapes = parameter_shapes(config, problem)
         self._online = _views(self._native.online, shapes)
@@ -148,6 +124,37 @@ class NativeLearner:
         groups = {"online": self._online, "target": self._target}
         groups |= {f"optimizer/{moment}": views for moment, views in self._moments.items()}
         return {f"{group}/{name}": view for group, views in groups.items() for name, view in views.items()}
+
+    def _make(self, instruction_set: str | None) -> _native.Learner:
+        config, problem = self.config, self.problem
+        loss, soft = config.loss, config.munchausen
+        try:
+            return _native.Learner(
+                inputs=math.prod(problem.observation_shape),
+                actions=problem.num_actions,
+                widths=list(config.net_arch),
+                activation=config.activation,
+                layer_norm=config.layer_norm,
+                dueling=config.dueling,
+                noisy=config.noisy,
+                loss={QLearning: "q_learning", Categorical: "categorical", Quantile: "quantile"}[type(loss)],
+                huber=isinstance(loss, QLearning) and loss.error == "huber",
+                double_q=loss.double,
+                outputs=outputs_per_action(loss) or 1,
+                v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
+                v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
+                kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
+                munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
+                optimizer=config.optimizer,
+                amsgrad=config.amsgrad,
+                epsilon=config.optimizer_eps,
+                weight_decay=config.weight_decay,
+                max_norm=config.max_grad_norm,
+                max_value=config.max_grad_value,
+                instruction_set=instruction_set,
+            )
+        except MemoryError as error:
+            raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
 
     def _bind(self, columns: Transition) -> None:
         self._native.bind(
