@@ -40,9 +40,12 @@ Learner::Learner(const Settings& given, const Kernels& table) : settings(given),
         torso_.push_back(layer(features, settings.widths[i], false, true));
         features = settings.widths[i];
     }
-    const Size rows = loss.actions * loss.outputs;
-    advantage_ = stream(features, rows);
-    if (settings.dueling) value_ = stream(features, loss.outputs);
+    // Of implicit quantiles, a fraction is a column of its own in the head.
+    const bool implicit = settings.cosines > 0;
+    const Size outputs = implicit ? 1 : loss.outputs;
+    advantage_ = stream(features, loss.actions * outputs);
+    if (settings.dueling) value_ = stream(features, outputs);
+    if (implicit) embedding_ = layer(settings.cosines, features, false, false);
 
     // `layer` has counted the parameters in `size_` meanwhile.
     Sizes sizes{{&online, size_}, {&target, size_}, {&gradient, size_}};
@@ -60,10 +63,17 @@ Learner::Learner(const Settings& given, const Kernels& table) : settings(given),
     for (Buffer* each : {&obs_, &next_obs_, &rows_}) sizes.emplace_back(each, padded(settings.inputs) * PANEL);
     sizes.emplace_back(&block_, PANEL * PANEL);
     sizes.emplace_back(&scratch_, std::max(loss_scratch(loss), wide * PANEL));
-    for (Buffer* each : {&output_, &target_output_, &target_next_, &online_next_, &output_gradient_})
-        sizes.emplace_back(each, rows * PANEL);
-    for (Buffer* each : {&q_, &allowed_, &next_allowed_}) sizes.emplace_back(each, loss.actions * PANEL);
-    sizes.emplace_back(&value_gradient_, loss.outputs * PANEL);
+    for (Buffer* each : {&output_, &output_gradient_}) sizes.emplace_back(each, loss.actions * loss.outputs * PANEL);
+    sizes.emplace_back(&target_next_, loss.actions * std::max(loss.outputs, loss.targets) * PANEL);
+    sizes.emplace_back(&policy_output_, loss.actions * std::max(loss.outputs, settings.policy_fractions) * PANEL);
+    for (Buffer* each : {&q_, &q_next_, &allowed_, &next_allowed_}) sizes.emplace_back(each, loss.actions * PANEL);
+    sizes.emplace_back(&value_gradient_, outputs * PANEL);
+    if (implicit) {
+        sizes.emplace_back(&fractions_, PANEL);
+        sizes.emplace_back(&cosines_, padded(settings.cosines) * PANEL);
+        for (Buffer* each : {&embedded_, &mixed_, &mixed_gradient_}) sizes.emplace_back(each, padded(features) * PANEL);
+        sizes.emplace_back(&head_output_, loss.actions * PANEL);
+    }
     sizes.emplace_back(&features_gradient_, features * PANEL);
     for (Buffer& each : hidden_gradient_) sizes.emplace_back(&each, wide * PANEL);
 
@@ -218,24 +228,38 @@ const float* Learner::forward(const View& view, const Stream& stream, std::vecto
     return input;
 }
 
-void Learner::forward(const View& view, Tape& tape, const float* input, Size columns, float* output) const {
-    const float* features = forward(view, torso_, tape.torso, input, columns, nullptr);
+void Learner::head(const View& view, Tape& tape, const float* features, Size columns, Size outputs,
+                   float* output) const {
     forward(view, advantage_, tape.advantage, features, columns, output);
     if (settings.dueling) {
         forward(view, value_, tape.value, features, columns, tape.state_value.data());
-        kernels.duel(settings.loss.actions, settings.loss.outputs, columns, output, tape.state_value.data());
+        kernels.duel(settings.loss.actions, outputs, columns, output, tape.state_value.data());
     }
+}
+
+void Learner::forward(const View& view, Tape& tape, const float* input, Size count, Size columns,
+                      const float* fractions, Size asked, float* output) {
+    const float* features = forward(view, torso_, tape.torso, input, columns, nullptr);
+    if (settings.cosines > 0)
+        implicit_head(view, tape, features, count, columns, fractions, asked, output);
+    else
+        head(view, tape, features, columns, settings.loss.outputs, output);
+}
+
+void Learner::action_values(const View& view, const float* input, Size count, Size columns, float* q) {
+    LossSettings loss = settings.loss;
+    if (settings.cosines > 0) loss.outputs = settings.policy_fractions;
+    forward(view, asking_, input, count, columns, nullptr, loss.outputs, policy_output_.data());
+    kernels.action_values(loss, columns, policy_output_.data(), q, scratch_.data());
 }
 
 template <typename Number>
 void Learner::q_values(Size count, const Number* obs, bool noisy, float* q) {
     const Size actions = settings.loss.actions;
-    const View view = online_view(noisy && settings.noisy);
     for (Size begin = 0; begin < count; begin += PANEL) {
         const Size n = std::min(PANEL, count - begin), columns = n == 1 ? 1 : padded(n);
         gather(obs + begin * settings.inputs, nullptr, n, columns, obs_.data());
-        forward(view, asking_, obs_.data(), columns, output_.data());
-        kernels.action_values(settings.loss, columns, output_.data(), q_.data(), scratch_.data());
+        action_values(online_view(noisy && settings.noisy), obs_.data(), n, columns, q_.data());
         for (Size b = 0; b < n; ++b)
             for (Size a = 0; a < actions; ++a) q[(begin + b) * actions + a] = q_.data()[a * columns + b];
     }
@@ -282,17 +306,25 @@ void Learner::backward(const Stream& stream, std::vector<Trace>& traces, const f
     }
 }
 
-void Learner::backward(const float* input, Size columns, float* output_gradient, Start start) {
+void Learner::backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
+                            float* features_gradient, Start start) {
+    if (settings.dueling)
+        kernels.separate(settings.loss.actions, outputs, columns, output_gradient, value_gradient_.data());
+    backward(advantage_, learning_.advantage, features, columns, output_gradient, features_gradient, Start::zero,
+             start);
+    if (settings.dueling)
+        backward(value_, learning_.value, features, columns, value_gradient_.data(), features_gradient,
+                 Start::accumulate, start);
+}
+
+void Learner::backward(const float* input, Size count, Size columns, const float* fractions, Start start) {
     const float* features = torso_.empty() ? input : learning_.torso.back().output.data();
-    float* of_features = torso_.empty() ? nullptr : features_gradient_.data();
-    if (settings.dueling)
-        kernels.separate(settings.loss.actions, settings.loss.outputs, columns, output_gradient,
-                         value_gradient_.data());
-    backward(advantage_, learning_.advantage, features, columns, output_gradient, of_features, Start::zero, start);
-    if (settings.dueling)
-        backward(value_, learning_.value, features, columns, value_gradient_.data(), of_features, Start::accumulate,
-                 start);
-    backward(torso_, learning_.torso, input, columns, of_features, nullptr, Start::zero, start);
+    if (settings.cosines > 0)
+        implicit_backward(features, count, columns, fractions, start);
+    else
+        backward_head(features, columns, settings.loss.outputs, output_gradient_.data(),
+                      torso_.empty() ? nullptr : features_gradient_.data(), start);
+    backward(torso_, learning_.torso, input, columns, features_gradient_.data(), nullptr, Start::zero, start);
 }
 
 void Learner::clear_norm_gradient(const Stream& stream) {
@@ -308,7 +340,8 @@ void Learner::clear_norm_gradient(const Stream& stream) {
 bool Learner::Measures::finite() const { return std::isfinite(loss) && std::isfinite(norm); }
 
 Learner::Measures Learner::update(const Columns& memory, Size count, const std::int64_t* place, const double* weight,
-                                  double learning_rate, float* priority) {
+                                  const float* fractions, const float* target_fractions, double learning_rate,
+                                  float* priority) {
     const LossSettings& loss = settings.loss;
     std::int32_t action[PANEL];
     float reward[PANEL], discount[PANEL], share[PANEL], per_sample[PANEL], of_panel[PANEL];
@@ -337,14 +370,22 @@ Learner::Measures Learner::update(const Columns& memory, Size count, const std::
             gather(static_cast<const float*>(memory.next_obs), here, n, columns, next_obs_.data());
         }
         const View online_network = online_view(settings.noisy), target_network = target_view();
-        forward(target_network, asking_, next_obs_.data(), columns, target_next_.data());
-        if (loss.double_q) forward(online_network, asking_, next_obs_.data(), columns, online_next_.data());
-        if (loss.munchausen) forward(target_network, asking_, obs_.data(), columns, target_output_.data());
-        forward(online_network, learning_, obs_.data(), columns, output_.data());
+        const bool implicit = settings.cosines > 0;
+        const float* asked = implicit ? fractions + begin * loss.outputs : nullptr;
+        forward(target_network, asking_, next_obs_.data(), n, columns,
+                implicit ? target_fractions + begin * loss.targets : nullptr, loss.targets, target_next_.data());
+        if (loss.double_q)
+            action_values(online_network, next_obs_.data(), n, columns, q_next_.data());
+        else if (implicit)  // by fractions of its own
+            action_values(target_network, next_obs_.data(), n, columns, q_next_.data());
+        else
+            kernels.action_values(loss, columns, target_next_.data(), q_next_.data(), scratch_.data());
+        if (loss.munchausen) action_values(target_network, obs_.data(), n, columns, q_.data());
+        forward(online_network, learning_, obs_.data(), n, columns, asked, loss.outputs, output_.data());
 
         kernels.temporal_difference(
-            loss, {columns, output_.data(), target_next_.data(), online_next_.data(), target_output_.data(), action,
-                   reward, discount, share, memory.mask == nullptr ? nullptr : allowed_.data(),
+            loss, {columns, output_.data(), target_next_.data(), q_next_.data(), q_.data(), asked, action, reward,
+                   discount, share, memory.mask == nullptr ? nullptr : allowed_.data(),
                    memory.next_mask == nullptr ? nullptr : next_allowed_.data(), output_gradient_.data(), per_sample,
                    of_panel, scratch_.data()});
         for (Size b = 0; b < n; ++b) {
@@ -355,7 +396,7 @@ Learner::Measures Learner::update(const Columns& memory, Size count, const std::
         for (Size a = 0; a < loss.actions; ++a)
             for (Size b = 0; b < n; ++b) q_total += q_.data()[a * columns + b];
 
-        backward(obs_.data(), columns, output_gradient_.data(), begin == 0 ? Start::zero : Start::accumulate);
+        backward(obs_.data(), n, columns, asked, begin == 0 ? Start::zero : Start::accumulate);
     }
     if (settings.noisy)
         for (const Stream* each : {&advantage_, &value_}) sigma_gradient(*each);

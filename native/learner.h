@@ -7,6 +7,7 @@
 // of a matrix, and each vector, is padded with zeros to a multiple of 16: so no product has an edge.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <utility>
@@ -42,6 +43,7 @@ struct Settings {
     Activation activation;
     bool layer_norm, dueling, noisy;
     LossSettings loss;
+    Size cosines, policy_fractions;  // of implicit quantiles, at most 64 fractions; else 0
     OptimizerKind optimizer;
     bool amsgrad;
     double epsilon, weight_decay;
@@ -87,9 +89,10 @@ class Learner {
         bool finite() const;
     };
     // One gradient step on the transitions at `place` [count], with weight [count] or null; fills priority [count].
+    // Implicit quantiles are asked for at fractions [count, outputs] and target_fractions [count, targets].
     // When what it measures is not finite, the parameters stay as they are.
     Measures update(const Columns& columns, Size count, const std::int64_t* place, const double* weight,
-                    double learning_rate, float* priority);
+                    const float* fractions, const float* target_fractions, double learning_rate, float* priority);
 
     void update_target(double share) {
         kernels.move_towards(online.size(), static_cast<float>(share), online.data(), target.data());
@@ -141,12 +144,29 @@ class Learner {
 
     template <typename Number>
     void gather(const Number* rows, const std::int64_t* place, Size count, Size columns, float* panel);
-    void forward(const View& view, Tape& tape, const float* input, Size columns, float* output) const;
     const float* forward(const View& view, const Stream& stream, std::vector<Trace>& traces, const float* input,
                          Size columns, float* last) const;
+    // The streams of the head: features [·, columns] to output [actions · outputs, columns].
+    void head(const View& view, Tape& tape, const float* features, Size columns, Size outputs, float* output) const;
+    // The whole network for the first `count` samples of a panel. Implicit quantiles are asked for at fractions
+    // [count, asked], or at as many midpoints.
+    void forward(const View& view, Tape& tape, const float* input, Size count, Size columns, const float* fractions,
+                 Size asked, float* output);
+    // Q(s, ·) [actions, columns], by which actions are chosen.
+    void action_values(const View& view, const float* input, Size count, Size columns, float* q);
 
-    // Adds to the gradient what a panel's output gradient [rows, columns] gives, which it overwrites.
-    void backward(const float* input, Size columns, float* output_gradient, Start start);
+    // Of implicit quantiles (implicit.cpp): the head for some samples' fractions, a column each, and what it is for.
+    Size samples_at_once(Size asked) const { return std::max<Size>(1, PANEL / asked); }
+    Size embed(const View& view, const float* features, Size columns, Size samples, const float* fractions,
+               Size asked);
+    void implicit_head(const View& view, Tape& tape, const float* features, Size count, Size columns,
+                       const float* fractions, Size asked, float* output);
+    void implicit_backward(const float* features, Size count, Size columns, const float* fractions, Start start);
+
+    // Adds to the gradient what a panel's output gradient gives, which it overwrites.
+    void backward(const float* input, Size count, Size columns, const float* fractions, Start start);
+    void backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
+                       float* features_gradient, Start start);
     void backward(const Stream& stream, std::vector<Trace>& traces, const float* input, Size columns,
                   float* output_gradient, float* input_gradient, Start input_start, Start start);
     void weight_gradient(const Layer& layer, const float* input, const float* output_gradient, Size columns,
@@ -159,9 +179,11 @@ class Learner {
     Noise online_noise_, target_noise_;
     Tape learning_, asking_;
     Buffer obs_, next_obs_, rows_, block_, scratch_;
-    Buffer output_, target_output_, target_next_, online_next_, q_, allowed_, next_allowed_;
+    Buffer output_, target_next_, policy_output_, q_, q_next_, allowed_, next_allowed_;
     Buffer output_gradient_, value_gradient_, features_gradient_;
     std::array<Buffer, 2> hidden_gradient_;
+    Layer embedding_{};
+    Buffer fractions_, cosines_, embedded_, mixed_, mixed_gradient_, head_output_;
 };
 
 }  // namespace upright

@@ -30,6 +30,7 @@ namespace {
 
 template <typename Number>
 using Vector = nb::ndarray<Number, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using View = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
 
@@ -113,12 +114,12 @@ class BoundLearner {
   public:
     BoundLearner(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
                  bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber, bool double_q,
-                 Size outputs, double v_min, double v_max, double kappa,
+                 Size outputs, Size targets, Size policy_fractions, Size cosines, double v_min, double v_max, double kappa,
                  const std::optional<std::tuple<double, double, double>>& munchausen, const std::string& optimizer,
                  bool amsgrad, double epsilon, double weight_decay, std::optional<double> max_norm,
                  std::optional<double> max_value, const std::optional<std::string>& instruction_set)
         : learner_(settings(inputs, actions, widths, activation, layer_norm, dueling, noisy, loss, huber, double_q,
-                            outputs, v_min, v_max, kappa, munchausen, optimizer, amsgrad, epsilon, weight_decay,
+                            outputs, targets, policy_fractions, cosines, v_min, v_max, kappa, munchausen, optimizer, amsgrad, epsilon, weight_decay,
                             max_norm, max_value),
                    named_kernels(instruction_set)) {}
 
@@ -154,7 +155,8 @@ class BoundLearner {
     }
 
     bool update(Array given, std::optional<Vector<const double>> weight, double learning_rate,
-                std::optional<Vector<float>> priority) {
+                std::optional<Vector<float>> priority, std::optional<Matrix> fractions,
+                std::optional<Matrix> target_fractions) {
         const AtWork at_work(at_work_);
         const Places place(given);
         const std::size_t count = place.size();
@@ -169,10 +171,14 @@ class BoundLearner {
             const std::int64_t action = columns_.action[place[i]];
             if (action < 0 || action >= settings().loss.actions) throw std::out_of_range("an action is out of range");
         }
+        check_fractions(fractions, count, settings().loss.outputs);
+        check_fractions(target_fractions, count, settings().loss.targets);
         if (!priority && unused_.size() < count) unused_.resize(count);
         const nb::gil_scoped_release release;
         const auto measures = learner_.update(columns_, static_cast<Size>(count), place.data(),
-                                              weight ? weight->data() : nullptr, learning_rate,
+                                              weight ? weight->data() : nullptr,
+                                              fractions ? fractions->data() : nullptr,
+                                              target_fractions ? target_fractions->data() : nullptr, learning_rate,
                                               priority ? priority->data() : unused_.data());
         last_ = {measures.loss, measures.norm};
         if (!measures.finite()) return false;
@@ -233,7 +239,7 @@ class BoundLearner {
   private:
     static Settings settings(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
                              bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber,
-                             bool double_q, Size outputs, double v_min, double v_max, double kappa,
+                             bool double_q, Size outputs, Size targets, Size policy_fractions, Size cosines, double v_min, double v_max, double kappa,
                              const std::optional<std::tuple<double, double, double>>& munchausen,
                              const std::string& optimizer, bool amsgrad, double epsilon, double weight_decay,
                              std::optional<double> max_norm, std::optional<double> max_value) {
@@ -243,7 +249,8 @@ class BoundLearner {
         of_loss.kind = named<LossKind>(loss,
                                        {{"q_learning", LossKind::q_learning},
                                         {"categorical", LossKind::categorical},
-                                        {"quantile", LossKind::quantile}},
+                                        {"quantile", LossKind::quantile},
+                                        {"implicit_quantile", LossKind::implicit_quantile}},
                                        "loss");
         of_loss.huber = huber;
         of_loss.double_q = double_q;
@@ -258,6 +265,14 @@ class BoundLearner {
         if (of_loss.kind == LossKind::q_learning && outputs != 1)
             throw std::invalid_argument("a scalar Q has one output per action");
         if (of_loss.kind == LossKind::categorical && outputs < 2) throw std::invalid_argument("there is one atom only");
+        of_loss.targets = positive(targets, "the number of target outputs per action");
+        positive(actions * targets, "the number of target outputs");
+        const bool implicit = of_loss.kind == LossKind::implicit_quantile;
+        if (implicit && (std::max({outputs, targets, positive(policy_fractions, "the number of fractions")}) > PANEL))
+            throw std::invalid_argument("there are more fractions than a panel's " + std::to_string(PANEL));
+        if (implicit) positive(cosines, "the number of cosines");
+        if (!implicit && (targets != outputs || policy_fractions != 0 || cosines != 0))
+            throw std::invalid_argument("only implicit quantiles have fractions and cosines");
         of_loss.v_min = static_cast<float>(v_min);
         of_loss.v_max = static_cast<float>(v_max);
         of_loss.kappa = static_cast<float>(kappa);
@@ -265,7 +280,7 @@ class BoundLearner {
                 named<Activation>(
                     activation,
                     {{"relu", Activation::relu}, {"tanh", Activation::tanh}, {"silu", Activation::silu}}, "activation"),
-                layer_norm, dueling, noisy, of_loss,
+                layer_norm, dueling, noisy, of_loss, cosines, policy_fractions,
                 named<OptimizerKind>(optimizer,
                                      {{"adam", OptimizerKind::adam},
                                       {"adamw", OptimizerKind::adamw},
@@ -276,6 +291,15 @@ class BoundLearner {
     }
 
     const Settings& settings() const { return learner_.settings; }
+
+    void check_fractions(const std::optional<Matrix>& fractions, std::size_t count, Size asked) const {
+        if (fractions.has_value() != (settings().cosines > 0))
+            throw std::invalid_argument("implicit quantiles, and only they, are asked for at fractions");
+        if (!fractions) return;
+        check_alignment(*fractions);
+        if (fractions->shape(0) != count || fractions->shape(1) != static_cast<std::size_t>(asked))
+            throw std::invalid_argument("the fractions do not have the expected shape");
+    }
 
     static void check_rows(const Array& array, std::size_t rows, Size size, const char* what) {
         std::size_t entries = 1;
@@ -380,11 +404,11 @@ NB_MODULE(_native, m) {
     using Bound = BoundLearner;
     nb::class_<Bound>(m, "Learner")
         .def(nb::init<Size, Size, const std::vector<Size>&, const std::string&, bool, bool, bool, const std::string&,
-                      bool, bool, Size, double, double, double,
+                      bool, bool, Size, Size, Size, Size, double, double, double,
                       const std::optional<std::tuple<double, double, double>>&, const std::string&, bool, double,
                       double, std::optional<double>, std::optional<double>, const std::optional<std::string>&>(),
              nb::kw_only(), "inputs"_a, "actions"_a, "widths"_a, "activation"_a, "layer_norm"_a, "dueling"_a,
-             "noisy"_a, "loss"_a, "huber"_a, "double_q"_a, "outputs"_a, "v_min"_a, "v_max"_a, "kappa"_a,
+             "noisy"_a, "loss"_a, "huber"_a, "double_q"_a, "outputs"_a, "targets"_a, "policy_fractions"_a, "cosines"_a, "v_min"_a, "v_max"_a, "kappa"_a,
              "munchausen"_a.none(), "optimizer"_a, "amsgrad"_a, "epsilon"_a, "weight_decay"_a, "max_norm"_a.none(),
              "max_value"_a.none(), "instruction_set"_a = nb::none())
         .def_prop_ro("online", &view<&Learner::online>)
@@ -403,7 +427,8 @@ NB_MODULE(_native, m) {
              "reward"_a.noconvert(), "discount"_a.noconvert(), "mask"_a.noconvert().none(),
              "next_mask"_a.noconvert().none())
         .def("update", &Bound::update, "place"_a, "weight"_a.none(), "learning_rate"_a,
-             "priority"_a.noconvert().none())
+             "priority"_a.noconvert().none(), "fractions"_a.none() = nb::none(),
+             "target_fractions"_a.none() = nb::none())
         .def("q_values", &Bound::q_values, "obs"_a, "q"_a.noconvert(), "noisy"_a)
         .def("set_noise", &Bound::set_noise, "of_target"_a, "drawn"_a)
         .def("update_target", &Bound::update_target, "share"_a);

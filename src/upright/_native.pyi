@@ -24,6 +24,9 @@ class Learner:
         huber: bool,
         double_q: bool,
         outputs: int,
+        targets: int,
+        policy_fractions: int,
+        cosines: int,
         v_min: float,
         v_max: float,
         kappa: float,
@@ -73,7 +76,13 @@ class Learner:
         next_mask: np.ndarray | None,
     ) -> None: ...
     def update(
-        self, place: np.ndarray, weight: np.ndarray | None, learning_rate: float, priority: np.ndarray | None
+        self,
+        place: np.ndarray,
+        weight: np.ndarray | None,
+        learning_rate: float,
+        priority: np.ndarray | None,
+        fractions: np.ndarray | None = None,
+        target_fractions: np.ndarray | None = None,
     ) -> bool:
         """One gradient step, with the GIL released; False, and nothing changed, when it would not be finite."""
 

@@ -111,8 +111,9 @@ def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) 
         return "the network is your own"
     if problem.is_image:
         return "the observations are images"
-    if isinstance(config.loss, ImplicitQuantile):
-        return "loss is implicit_quantile"
+    loss = config.loss
+    if isinstance(loss, ImplicitQuantile) and max(loss.quantiles, loss.target_quantiles, loss.policy_quantiles) > 64:
+        return "loss has more than 64 quantiles, target_quantiles or policy_quantiles"
     if config.device not in ("auto", "cpu"):
         return f"device is {config.device}"
     return None

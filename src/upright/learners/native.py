@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from upright import _native
-from upright.config import Categorical, Config, QLearning, Quantile, Uniform
+from upright.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
 from upright.errors import Diverged, UprightError
 from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
@@ -68,7 +68,8 @@ class NativeLearner:
             self._resample(of_target=False)
             self._resample(of_target=True)
         priority = None if self._is_uniform else np.empty(len(batch.place), np.float32)
-        if not self._native.update(batch.place, batch.weight, learning_rate, priority):
+        fractions = self._draw_fractions(len(batch.place))
+        if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
             loss, norm = self._native.last
             what, value = ("The loss", loss) if not math.isfinite(loss) else ("The gradient's norm", norm)
             raise Diverged(what, value)
@@ -128,6 +129,7 @@ class NativeLearner:
     def _make(self, instruction_set: str | None) -> _native.Learner:
         config, problem = self.config, self.problem
         loss, soft = config.loss, config.munchausen
+        outputs = loss.quantiles if isinstance(loss, ImplicitQuantile) else outputs_per_action(loss) or 1
         try:
             return _native.Learner(
                 inputs=math.prod(problem.observation_shape),
@@ -137,13 +139,16 @@ class NativeLearner:
                 layer_norm=config.layer_norm,
                 dueling=config.dueling,
                 noisy=config.noisy,
-                loss={QLearning: "q_learning", Categorical: "categorical", Quantile: "quantile"}[type(loss)],
+                loss=next(name for name, kind in KINDS["loss"].items() if isinstance(loss, kind)),
                 huber=isinstance(loss, QLearning) and loss.error == "huber",
                 double_q=loss.double,
-                outputs=outputs_per_action(loss) or 1,
+                outputs=outputs,
+                targets=loss.target_quantiles if isinstance(loss, ImplicitQuantile) else outputs,
+                policy_fractions=loss.policy_quantiles if isinstance(loss, ImplicitQuantile) else 0,
+                cosines=loss.cosines if isinstance(loss, ImplicitQuantile) else 0,
                 v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
                 v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
-                kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
+                kappa=loss.kappa if isinstance(loss, (Quantile, ImplicitQuantile)) else 0.0,
                 munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
                 optimizer=config.optimizer,
                 amsgrad=config.amsgrad,
@@ -167,6 +172,14 @@ class NativeLearner:
             columns.next_mask,
         )
         self._columns = columns
+
+    def _draw_fractions(self, count: int) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
+        """Where implicit quantiles are asked for, of the online and of the target network; nothing for other losses."""
+        loss = self.config.loss
+        if not isinstance(loss, ImplicitQuantile):
+            return ()
+        online = self._random.random((count, loss.quantiles), np.float32)
+        return online, self._random.random((count, loss.target_quantiles), np.float32)
 
     def _resample(self, of_target: bool) -> None:
         self._native.set_noise(of_target, self._random.standard_normal(self._native.noise_size, np.float32))
