@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import upright
+from engines import AUTO, ENGINES
 from upright.cli import main
 from upright.presets import PRESETS
 
@@ -36,8 +37,10 @@ def command(*words: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_train_ends_with_one_json_object(tmp_path) -> None:
-    done = command("train", "CartPole-v1", "--json", "--seed", "3", *TINY)
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+def test_train_ends_with_one_json_object(engine: str, tmp_path) -> None:
+    words = [] if engine == "auto" else ["--engine", engine]
+    done = command("train", "CartPole-v1", "--json", "--seed", "3", *TINY, *words)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == 1
@@ -46,7 +49,8 @@ def test_train_ends_with_one_json_object(tmp_path) -> None:
         "env", "preset", "seed", "engine", "steps", "updates", "seconds", "final_mean", "final_std", "episodes",
         "threshold", "solved", "run",
     }  # fmt: skip
-    assert (result["env"], result["preset"], result["seed"], result["engine"]) == ("CartPole-v1", "default", 3, "torch")
+    assert (result["env"], result["preset"], result["seed"]) == ("CartPole-v1", "default", 3)
+    assert result["engine"] == (AUTO if engine == "auto" else engine)
     assert (result["steps"], result["updates"], result["episodes"], result["threshold"]) == (300, 125, 100, 475.0)
     assert result["solved"] == (result["final_mean"] >= 475)
     folder = tmp_path / result["run"]
@@ -62,7 +66,7 @@ def test_train_ends_with_one_json_object(tmp_path) -> None:
 def test_train_tells_people_what_happens(capsys) -> None:
     assert main(["train", "CliffWalking-v1", *TINY, "--max-episode-steps", "40"]) == 0
     printed = capsys.readouterr().out
-    assert "engine torch on " in printed
+    assert re.search(f"engine {AUTO} on cpu" + (", (avx512|avx2|portable)\\.\\n" if AUTO == "native" else ""), printed)
     assert re.search(r"step 300/300 +return -[\d.]+ +length 40 +ε 0.05 +loss .*steps/s", printed)
     assert re.search(r"Final policy: .* over 100 greedy episodes", printed)
     assert re.search(r"Run: runs/CliffWalking-v1/default/seed-0\n$", printed)
@@ -140,6 +144,10 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --env-kwargs size=3", "CartPole-v1 raised TypeError when it was made with env_kwargs {'size': 3}"),
         ("train CartPole-v1 --wrapper Flaten", "There is no wrapper 'Flaten' in gymnasium.wrappers."),
         ("train CartPole-v1 --device tpu9", "device is 'tpu9', which PyTorch cannot use here"),
+        ("train CartPole-v1 --engine jax", "invalid choice 'jax' for argument '--engine'"),
+        ("train CartPole-v1 --engine native --loss implicit_quantile", "engine is native, which cannot do this: "),
+        ("train CartPole-v1 --engine native --device cuda", "; choose --engine torch or auto."),
+        ("train environments:Image --engine native", "engine is native, which cannot do this: "),
         ("train CartPole-v1 --out file/below", "file/below/seed-0 cannot be made: Not a directory"),
         ("train environments:Faulty --env-kwargs fault=nan", "Faulty (environment 0), episode 0, step 3: the observation is nan"),
         ("train environments:Faulty --env-kwargs fault=reset", "step 0: reset() raised KeyError"),
