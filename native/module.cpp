@@ -109,19 +109,37 @@ const Kernels& named_kernels(const std::optional<std::string>& name) {
     return *table;
 }
 
+// Arguments by name, of which each is to be taken once.
+class Words {
+  public:
+    explicit Words(nb::dict given) : given_(std::move(given)) {}
+
+    template <typename Value>
+    Value take(const char* name) {
+        ++taken_;
+        if (!given_.contains(name)) {
+            // Only what may be none may be left out.
+            if constexpr (requires { Value(std::nullopt); }) return --taken_, Value(std::nullopt);
+            throw nb::type_error((std::string(name) + " is missing").c_str());
+        }
+        Value value{};
+        if (!nb::try_cast(given_[name], value)) throw nb::type_error((std::string(name) + " is of another type").c_str());
+        return value;
+    }
+
+    void check_all_taken() const {
+        if (taken_ != given_.size()) throw nb::type_error("an argument has a name that is not known");
+    }
+
+  private:
+    nb::dict given_;
+    std::size_t taken_ = 0;
+};
+
 // A learner with the replay memory that it learns from.
 class BoundLearner {
   public:
-    BoundLearner(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
-                 bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber, bool double_q,
-                 Size outputs, Size targets, Size policy_fractions, Size cosines, double v_min, double v_max, double kappa,
-                 const std::optional<std::tuple<double, double, double>>& munchausen, const std::string& optimizer,
-                 bool amsgrad, double epsilon, double weight_decay, std::optional<double> max_norm,
-                 std::optional<double> max_value, const std::optional<std::string>& instruction_set)
-        : learner_(settings(inputs, actions, widths, activation, layer_norm, dueling, noisy, loss, huber, double_q,
-                            outputs, targets, policy_fractions, cosines, v_min, v_max, kappa, munchausen, optimizer, amsgrad, epsilon, weight_decay,
-                            max_norm, max_value),
-                   named_kernels(instruction_set)) {}
+    explicit BoundLearner(const nb::kwargs& given) : BoundLearner(Words(given)) {}
 
     Learner& learner() { return learner_; }
 
@@ -237,57 +255,77 @@ class BoundLearner {
     }
 
   private:
-    static Settings settings(Size inputs, Size actions, const std::vector<Size>& widths, const std::string& activation,
-                             bool layer_norm, bool dueling, bool noisy, const std::string& loss, bool huber,
-                             bool double_q, Size outputs, Size targets, Size policy_fractions, Size cosines, double v_min, double v_max, double kappa,
-                             const std::optional<std::tuple<double, double, double>>& munchausen,
-                             const std::string& optimizer, bool amsgrad, double epsilon, double weight_decay,
-                             std::optional<double> max_norm, std::optional<double> max_value) {
+    explicit BoundLearner(Words words)
+        : learner_(settings(words), named_kernels(words.take<std::optional<std::string>>("instruction_set"))) {
+        words.check_all_taken();
+    }
+
+    static Settings settings(Words& words) {
+        Settings result{};
+        result.inputs = positive(words.take<Size>("inputs"), "the observation's size");
+        result.widths = words.take<std::vector<Size>>("widths");
+        for (const Size width : result.widths) positive(width, "a layer's width");
+        result.activation = named<Activation>(
+            words.take<std::string>("activation"),
+            {{"relu", Activation::relu}, {"tanh", Activation::tanh}, {"silu", Activation::silu}}, "activation");
+        result.layer_norm = words.take<bool>("layer_norm");
+        result.dueling = words.take<bool>("dueling");
+        result.noisy = words.take<bool>("noisy");
+        result.cosines = words.take<Size>("cosines");
+        result.policy_fractions = words.take<Size>("policy_fractions");
+        result.loss = loss(words, result);
+        result.optimizer = named<OptimizerKind>(words.take<std::string>("optimizer"),
+                                                {{"adam", OptimizerKind::adam},
+                                                 {"adamw", OptimizerKind::adamw},
+                                                 {"rmsprop", OptimizerKind::rmsprop},
+                                                 {"sgd", OptimizerKind::sgd}},
+                                                "optimizer");
+        result.amsgrad = words.take<bool>("amsgrad");
+        result.epsilon = words.take<double>("epsilon");
+        result.weight_decay = words.take<double>("weight_decay");
         constexpr double none = std::numeric_limits<double>::infinity();
-        for (const Size width : widths) positive(width, "a layer's width");
-        LossSettings of_loss{};
-        of_loss.kind = named<LossKind>(loss,
-                                       {{"q_learning", LossKind::q_learning},
-                                        {"categorical", LossKind::categorical},
-                                        {"quantile", LossKind::quantile},
-                                        {"implicit_quantile", LossKind::implicit_quantile}},
-                                       "loss");
-        of_loss.huber = huber;
-        of_loss.double_q = double_q;
-        of_loss.munchausen = munchausen.has_value();
+        result.max_norm = words.take<std::optional<double>>("max_norm").value_or(none);
+        result.max_value = words.take<std::optional<double>>("max_value").value_or(none);
+        return result;
+    }
+
+    static LossSettings loss(Words& words, const Settings& settings) {
+        LossSettings result{};
+        result.kind = named<LossKind>(words.take<std::string>("loss"),
+                                      {{"q_learning", LossKind::q_learning},
+                                       {"categorical", LossKind::categorical},
+                                       {"quantile", LossKind::quantile},
+                                       {"implicit_quantile", LossKind::implicit_quantile}},
+                                      "loss");
+        result.huber = words.take<bool>("huber");
+        result.double_q = words.take<bool>("double_q");
+        const auto munchausen = words.take<std::optional<std::tuple<double, double, double>>>("munchausen");
+        result.munchausen = munchausen.has_value();
         if (munchausen) {
             const auto [alpha, temperature, clip] = *munchausen;
-            of_loss.soft = {static_cast<float>(alpha), static_cast<float>(temperature), static_cast<float>(clip)};
+            result.soft = {static_cast<float>(alpha), static_cast<float>(temperature), static_cast<float>(clip)};
         }
-        of_loss.actions = positive(actions, "the number of actions");
-        of_loss.outputs = positive(outputs, "the number of outputs per action");
-        positive(actions * outputs, "the number of outputs");
-        if (of_loss.kind == LossKind::q_learning && outputs != 1)
+        result.actions = positive(words.take<Size>("actions"), "the number of actions");
+        result.outputs = positive(words.take<Size>("outputs"), "the number of outputs per action");
+        result.targets = positive(words.take<Size>("targets"), "the number of target outputs per action");
+        positive(result.actions * result.outputs, "the number of outputs");
+        positive(result.actions * result.targets, "the number of target outputs");
+        if (result.kind == LossKind::q_learning && result.outputs != 1)
             throw std::invalid_argument("a scalar Q has one output per action");
-        if (of_loss.kind == LossKind::categorical && outputs < 2) throw std::invalid_argument("there is one atom only");
-        of_loss.targets = positive(targets, "the number of target outputs per action");
-        positive(actions * targets, "the number of target outputs");
-        const bool implicit = of_loss.kind == LossKind::implicit_quantile;
-        if (implicit && (std::max({outputs, targets, positive(policy_fractions, "the number of fractions")}) > PANEL))
-            throw std::invalid_argument("there are more fractions than a panel's " + std::to_string(PANEL));
-        if (implicit) positive(cosines, "the number of cosines");
-        if (!implicit && (targets != outputs || policy_fractions != 0 || cosines != 0))
+        if (result.kind == LossKind::categorical && result.outputs < 2)
+            throw std::invalid_argument("there is one atom only");
+        if (result.kind == LossKind::implicit_quantile) {
+            positive(settings.cosines, "the number of cosines");
+            const Size fractions = positive(settings.policy_fractions, "the number of fractions");
+            if (std::max({result.outputs, result.targets, fractions}) > PANEL)
+                throw std::invalid_argument("there are more fractions than a panel's " + std::to_string(PANEL));
+        } else if (result.targets != result.outputs || settings.policy_fractions != 0 || settings.cosines != 0) {
             throw std::invalid_argument("only implicit quantiles have fractions and cosines");
-        of_loss.v_min = static_cast<float>(v_min);
-        of_loss.v_max = static_cast<float>(v_max);
-        of_loss.kappa = static_cast<float>(kappa);
-        return {positive(inputs, "the observation's size"), widths,
-                named<Activation>(
-                    activation,
-                    {{"relu", Activation::relu}, {"tanh", Activation::tanh}, {"silu", Activation::silu}}, "activation"),
-                layer_norm, dueling, noisy, of_loss, cosines, policy_fractions,
-                named<OptimizerKind>(optimizer,
-                                     {{"adam", OptimizerKind::adam},
-                                      {"adamw", OptimizerKind::adamw},
-                                      {"rmsprop", OptimizerKind::rmsprop},
-                                      {"sgd", OptimizerKind::sgd}},
-                                     "optimizer"),
-                amsgrad, epsilon, weight_decay, max_norm.value_or(none), max_value.value_or(none)};
+        }
+        result.v_min = static_cast<float>(words.take<double>("v_min"));
+        result.v_max = static_cast<float>(words.take<double>("v_max"));
+        result.kappa = static_cast<float>(words.take<double>("kappa"));
+        return result;
     }
 
     const Settings& settings() const { return learner_.settings; }
@@ -403,14 +441,7 @@ NB_MODULE(_native, m) {
     using namespace upright;
     using Bound = BoundLearner;
     nb::class_<Bound>(m, "Learner")
-        .def(nb::init<Size, Size, const std::vector<Size>&, const std::string&, bool, bool, bool, const std::string&,
-                      bool, bool, Size, Size, Size, Size, double, double, double,
-                      const std::optional<std::tuple<double, double, double>>&, const std::string&, bool, double,
-                      double, std::optional<double>, std::optional<double>, const std::optional<std::string>&>(),
-             nb::kw_only(), "inputs"_a, "actions"_a, "widths"_a, "activation"_a, "layer_norm"_a, "dueling"_a,
-             "noisy"_a, "loss"_a, "huber"_a, "double_q"_a, "outputs"_a, "targets"_a, "policy_fractions"_a, "cosines"_a, "v_min"_a, "v_max"_a, "kappa"_a,
-             "munchausen"_a.none(), "optimizer"_a, "amsgrad"_a, "epsilon"_a, "weight_decay"_a, "max_norm"_a.none(),
-             "max_value"_a.none(), "instruction_set"_a = nb::none())
+        .def(nb::init<const nb::kwargs&>())
         .def_prop_ro("online", &view<&Learner::online>)
         .def_prop_ro("target", &view<&Learner::target>)
         .def_prop_ro("gradient", &view<&Learner::gradient>)

@@ -145,7 +145,7 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --wrapper Flaten", "There is no wrapper 'Flaten' in gymnasium.wrappers."),
         ("train CartPole-v1 --device tpu9", "device is 'tpu9', which PyTorch cannot use here"),
         ("train CartPole-v1 --engine jax", "invalid choice 'jax' for argument '--engine'"),
-        ("train CartPole-v1 --engine native --loss implicit_quantile", "engine is native, which cannot do this: "),
+        ("train CartPole-v1 --engine native --loss implicit_quantile --loss.quantiles 65", "engine is native, which cannot do this: "),
         ("train CartPole-v1 --engine native --device cuda", "; choose --engine torch or auto."),
         ("train environments:Image --engine native", "engine is native, which cannot do this: "),
         ("train CartPole-v1 --out file/below", "file/below/seed-0 cannot be made: Not a directory"),

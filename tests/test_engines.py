@@ -28,7 +28,7 @@ COMPILER = (
 OBSTACLES: dict[str, tuple[dict[str, Any], Problem, nn.Module | None, str]] = {
     "images": ({}, IMAGE, None, "the observations are images"),
     "network": ({}, VECTOR, nn.Linear(4, 3), "the network is your own"),
-    "implicit quantiles": ({"loss": ImplicitQuantile()}, VECTOR, None, "loss is implicit_quantile"),
+    "many fractions": ({"loss": ImplicitQuantile(quantiles=65)}, VECTOR, None, "loss has more than 64 quantiles, target_quantiles or policy_quantiles"),
     "device": ({"device": "meta"}, VECTOR, None, "device is meta"),
 }
 

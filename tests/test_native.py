@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from test_learner import EVERYTHING, PROBLEM, STATES, advance, assert_equal_states, plain, random_batch
-from upright.config import Categorical, Config, Munchausen, Prioritised, QLearning, Quantile, Uniform
+from upright.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Uniform
 from upright.errors import Diverged, UprightError
 from upright.generators import generator_state, set_generator_state
 from upright.initialisation import parameter_shapes
@@ -44,9 +44,7 @@ torch.set_num_threads(1)
 EXAMPLES = int(os.environ.get("UPRIGHT_EXAMPLES", 6))
 F32, F64, I64, U8 = np.float32, np.float64, np.int64, np.uint8
 SETS = _native.instruction_sets()
-NATIVE = {
-    name: settings for name, settings in STATES.items() if "network" not in settings and name != "implicit_quantile"
-}
+NATIVE = {name: settings for name, settings in STATES.items() if "network" not in settings}
 
 each_set = pytest.mark.parametrize("instruction_set", SETS)
 
@@ -83,6 +81,13 @@ def configurations(draw: Any, **fixed: Any) -> Config:
             st.builds(QLearning, double=st.just(double), error=st.sampled_from(["huber", "squared"])),
             st.builds(Categorical, st.integers(2, 60), st.just(-5.0), st.just(5.0), st.just(double)),
             st.builds(Quantile, st.integers(1, 40), st.sampled_from([1.0, 0.5, 0.0]), st.just(double)),
+            st.builds(
+                ImplicitQuantile,
+                *[st.integers(1, 20)] * 3,
+                st.integers(1, 40),
+                st.sampled_from([1.0, 0.5, 0.0]),
+                st.just(double),
+            ),
         )
     )
     soft = st.builds(Munchausen, temperature=st.sampled_from([1.0, 0.3, 0.03]))
@@ -585,7 +590,7 @@ def made(**settings: Any) -> Any:
     """The extension's own learner: 4 inputs, 3 actions, one layer of 8."""
     defaults = {
         "inputs": 4, "actions": 3, "widths": [8], "activation": "relu", "layer_norm": False, "dueling": False,
-        "noisy": False, "loss": "q_learning", "huber": True, "double_q": False, "outputs": 1, "v_min": -1.0,
+        "noisy": False, "loss": "q_learning", "huber": True, "double_q": False, "outputs": 1, "targets": 1, "policy_fractions": 0, "cosines": 0, "v_min": -1.0,
         "v_max": 1.0, "kappa": 1.0, "munchausen": None, "optimizer": "adam", "amsgrad": False, "epsilon": 1e-8,
         "weight_decay": 0.0, "max_norm": None, "max_value": None,
     }  # fmt: skip
