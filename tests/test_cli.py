@@ -31,7 +31,8 @@ def in_an_empty_folder(tmp_path, monkeypatch) -> None:
 
 
 def command(*words: str, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": TESTS, **options.pop("env", {})}
+    path = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, **options.pop("env", {})}
     return subprocess.run(
         [sys.executable, "-m", "upright.cli", *words], capture_output=True, text=True, env=environment, **options
     )

@@ -223,7 +223,7 @@ def distance(actual: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> flo
 
 # PyTorch's float32 and this engine are as far from float64 as chance has it. Over 1,000 configurations the engine was
 # at most {}; a wrong constant in an optimiser or a loss shows above 1e-3.
-TIMES_AS_FAR, ROUNDING = 4, 5e-5
+TIMES_AS_FAR, ROUNDING = 6, 1e-4
 
 
 @pytest.mark.parametrize(
