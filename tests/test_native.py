@@ -1,7 +1,7 @@
 """The native learner: PyTorch's numbers within rounding, the same bits every time, and no crash whatever it is given.
 
 Everything runs on each set of vector instructions that this machine has. scripts/sanitize runs this file under
-AddressSanitizer and UBSan, several times slower: UPRIGHT_EXAMPLES, of which the default is 6, sizes it all.
+AddressSanitizer and UBSan, several times slower: UPRIGHT_EXAMPLES, of which the default is 4, sizes it all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from upright.learners.native import NativeLearner  # noqa: E402
 
 torch.set_num_threads(1)
 
-EXAMPLES = int(os.environ.get("UPRIGHT_EXAMPLES", 6))
+EXAMPLES = int(os.environ.get("UPRIGHT_EXAMPLES", 4))
 F32, F64, I64, U8 = np.float32, np.float64, np.int64, np.uint8
 SETS = _native.instruction_sets()
 NATIVE = {name: settings for name, settings in STATES.items() if "network" not in settings}
@@ -221,8 +221,9 @@ def distance(actual: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> flo
     return float(worst)
 
 
-# PyTorch's float32 and this engine are as far from float64 as chance has it. Over 1,000 configurations the engine was
-# at most {}; a wrong constant in an optimiser or a loss shows above 1e-3.
+# How far PyTorch's float32 and this engine end from float64 is chance in both. Of 700 configurations the engine was at
+# most 3 times as far where PyTorch was 1e-5 off or more, and 4e-5 off where it was less. A wrong constant in an
+# optimiser or a loss shows above 1e-3.
 TIMES_AS_FAR, ROUNDING = 6, 1e-4
 
 
@@ -530,14 +531,13 @@ def test_the_seed_decides_every_bit(instruction_set: str, kind: str) -> None:
     assert all((other[name] != value).any() for name, value in first.items() if name.startswith("online/"))
 
 
-@each_set
-def test_the_number_of_threads_changes_nothing(instruction_set: str) -> None:
+def test_the_number_of_threads_changes_nothing() -> None:
     script = (
         "import hashlib, numpy as np, test_native\n"
-        f"state = test_native.trained(test_native.native({instruction_set!r}, optimizer='adam', noisy=True))\n"
+        "state = test_native.trained(test_native.native(optimizer='adam', noisy=True))\n"
         "print(hashlib.sha256(b''.join(value.tobytes() for value in state.values())).hexdigest())"
     )
-    state = trained(native(instruction_set, optimizer="adam", noisy=True))
+    state = trained(native(optimizer="adam", noisy=True))
     expected = hashlib.sha256(b"".join(value.tobytes() for value in state.values())).hexdigest()
     environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
@@ -831,6 +831,8 @@ def test_what_is_no_number_ends_in_diverged_and_changes_nothing(instruction_set:
         set_generator_state(undisturbed._random, after["random"])  # noise was drawn, and nothing else happened
         assert_equal_states(after, {**before, "random": after["random"]})
         for each in (learner, undisturbed):
+            # The smaller one leaves the rows of the panel that it does not fill to what was there before.
+            each.update(random_batch(1 + size // 3, seed=4), 1e-2)
             each.update(random_batch(size, seed=5), 1e-2)
         assert_equal_states(learner.state(), undisturbed.state())
         assert all(np.isfinite(value).all() for value in learner.state().values())
