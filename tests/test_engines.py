@@ -28,7 +28,12 @@ COMPILER = (
 OBSTACLES: dict[str, tuple[dict[str, Any], Problem, nn.Module | None, str]] = {
     "images": ({}, IMAGE, None, "the observations are images"),
     "network": ({}, VECTOR, nn.Linear(4, 3), "the network is your own"),
-    "many fractions": ({"loss": ImplicitQuantile(quantiles=65)}, VECTOR, None, "loss has more than 64 quantiles, target_quantiles or policy_quantiles"),
+    "many fractions": (
+        {"loss": ImplicitQuantile(quantiles=65)},
+        VECTOR,
+        None,
+        "loss has more than 64 quantiles, target_quantiles or policy_quantiles",
+    ),
     "device": ({"device": "meta"}, VECTOR, None, "device is meta"),
 }
 
