@@ -55,12 +55,12 @@ struct LossSettings {
 
 // What the networks say of a panel of samples, and what was sampled.
 struct LossPanel {
-    Size columns;
+    Size columns, samples;       // the columns past the samples weigh nothing
     const float* online;         // [actions · outputs, columns], of s
     const float* target_next;    // [actions · outputs or targets, columns], of s'
     const float* q_next;         // [actions, columns]: the action values by which the next action is chosen
     const float* q;              // [actions, columns]: the target network's action values of s, for munchausen
-    const float* fractions;      // [columns, outputs]: where the online quantiles lie; null for the midpoints
+    const float* fractions;      // [samples, outputs]: where the online quantiles lie; null for the midpoints
     const std::int32_t* action;  // [columns], as are the next three
     const float* reward;
     const float* discount;

@@ -384,7 +384,7 @@ Learner::Measures Learner::update(const Columns& memory, Size count, const std::
         forward(online_network, learning_, obs_.data(), n, columns, asked, loss.outputs, output_.data());
 
         kernels.temporal_difference(
-            loss, {columns, output_.data(), target_next_.data(), q_next_.data(), q_.data(), asked, action, reward,
+            loss, {columns, n, output_.data(), target_next_.data(), q_next_.data(), q_.data(), asked, action, reward,
                    discount, share, memory.mask == nullptr ? nullptr : allowed_.data(),
                    memory.next_mask == nullptr ? nullptr : next_allowed_.data(), output_gradient_.data(), per_sample,
                    of_panel, scratch_.data()});

@@ -241,9 +241,9 @@ inline void quantile(const LossSettings& loss, const LossPanel& panel) {
     for (Size i = 0; i < count; ++i) {
         float fraction[PANEL], cost[PANEL] = {}, slope[PANEL] = {};
         for (Size b = 0; b < columns; ++b)
-            fraction[b] = panel.fractions == nullptr
-                              ? (static_cast<float>(i) + 0.5f) / static_cast<float>(count)
-                              : panel.fractions[b * count + i];
+            fraction[b] = panel.fractions == nullptr ? (static_cast<float>(i) + 0.5f) / static_cast<float>(count)
+                          : b < panel.samples        ? panel.fractions[b * count + i]
+                                                     : 0;
         for (Size j = 0; j < targets; ++j)
             for (Size b = 0; b < columns; ++b) {
                 const float error = target[j * columns + b] - online[i * columns + b];
