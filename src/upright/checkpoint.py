@@ -13,6 +13,7 @@ one before. A checkpoint without a manifest is none. The last few are kept, and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -65,20 +66,27 @@ class Checkpoints:
         oldest = memory.pushed - len(memory)
         segments = [each for each in self._segments if each.end > oldest]
         first = max(oldest, segments[-1].end if segments else 0)
-        segments += self._write_rows(memory, first)
         folder = self.folder / str(step)
-        content = storage.tensors(arrays)
-        storage.remove(folder / MANIFEST)
-        storage.write(folder / STATE, content)
-        manifest = {
-            "schema": CHECKPOINT_SCHEMA,
-            "step": step,
-            **about,
-            "state": {"size": len(content), "sha256": storage.digest(content)},
-            "segments": [dataclasses.asdict(each) for each in segments],
-        }
-        storage.write_sealed(folder / MANIFEST, manifest)
-        storage.sync_folder(self.folder)
+        try:
+            segments += self._write_rows(memory, first)
+            content = storage.tensors(arrays)
+            size, sha256 = len(content), storage.digest(content)
+            # A manifest that is there already stays good until the new one takes its place, if the state is the same.
+            if not _is_whole(folder / STATE, size, sha256):
+                storage.remove(folder / MANIFEST)
+                storage.write(folder / STATE, content)
+            manifest = {
+                "schema": CHECKPOINT_SCHEMA,
+                "step": step,
+                **about,
+                "state": {"size": size, "sha256": sha256},
+                "segments": [dataclasses.asdict(each) for each in segments],
+            }
+            storage.write_sealed(folder / MANIFEST, manifest)
+        except RunError:
+            with contextlib.suppress(OSError, RunError):
+                self._prune(step)  # where there is no room, none is left to what will never be a checkpoint
+            raise
         self._segments = segments
         self._prune(step)
 
@@ -95,7 +103,9 @@ class Checkpoints:
             return checkpoint
         if problems:
             raise RunError(f"No checkpoint in {self.folder} is whole: {problems[0]}")
-        raise RunError(f"There is no checkpoint in {self.folder.parent} to resume from; train it anew.")
+        raise RunError(
+            f"There is no checkpoint in {self.folder.parent} to resume from: remove that folder and train anew."
+        )
 
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Let the next checkpoint name this one's segments again."""
@@ -123,19 +133,20 @@ class Checkpoints:
 
     def _prune(self, newest: int) -> None:
         """Remove all but the last `keep` checkpoints up to this one, and what they do not name."""
-        kept = [newest]
-        for step in sorted(self._steps() - {newest}, reverse=True):
-            if step < newest and len(kept) < self.keep:
+        kept: list[int] = []
+        for step in sorted(self._steps(), reverse=True):
+            has_manifest = (self.folder / str(step) / MANIFEST).exists()
+            if step <= newest and len(kept) < self.keep and has_manifest:
                 kept.append(step)
             else:
                 storage.remove(self.folder / str(step) / MANIFEST)  # first: without it the rest is no checkpoint
                 storage.remove(self.folder / str(step))
-        named = {each.name for each in self._segments}
-        for step in kept[1:]:
+        named: set[str] = set()
+        for step in kept:
             try:
                 named |= {each.name for each in self._segments_of(self._manifest(step))}
             except RunError:
-                continue  # what is damaged names nothing that could be used
+                return  # perhaps it can be read another time: what it may name stays as long as it does
         for path in self._replay.glob("*"):
             if path.name not in named:
                 storage.remove(path)
@@ -186,6 +197,14 @@ class Checkpoints:
         if len(content) != size or storage.digest(content) != sha256:
             raise RunError(f"{path} is damaged: it is not the file that the manifest names.")
         return content
+
+
+def _is_whole(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there and has this content."""
+    try:
+        return storage.digest(storage.read(path, size)) == sha256
+    except RunError:
+        return False
 
 
 def _refuse_link(path: Path) -> None:

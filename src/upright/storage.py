@@ -30,29 +30,40 @@ def write(path: Path, content: bytes) -> None:
     """Write a file under another name, on to the disk, and rename it: no reader, and no crash, leaves half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - os.* alone, so that a test can stand between this and the disk
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
+    finally:
+        with contextlib.suppress(OSError):  # where it took its place, it is no longer there
+            os.unlink(temporary)  # noqa: PTH108
 
 
 def rename(path: Path, to: Path) -> None:
     """Let a file that is on the disk take the place of another."""
     try:
         os.replace(path, to)  # noqa: PTH105
-        sync_folder(to.parent)
+        _sync_folder(to.parent)
     except OSError as error:
         raise RunError(f"{to} cannot be written: {error.strerror}.") from error
 
 
-def sync_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each name on to the disk: no file in it is safer than the way to it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # another process may be making the same experiment
+        os.mkdir(folder)  # noqa: PTH102
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     """Put the names in a folder on to the disk."""
     if os.name != "posix":
         return
@@ -115,23 +126,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as JSON with its own digest, by which `read_sealed` finds every change."""
-    write(path, _sealed(value))
+    try:
+        content = _sealed(value)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"A setting cannot be written as JSON: {error}.") from error
+    write(path, content)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote. Raises RunError when one bit of the file is another."""
     value = read_json(path)
     value.pop("sha256", None)
-    if _sealed(value) != read(path, LARGEST_JSON):
+    try:
+        whole = _sealed(value) == read(path, LARGEST_JSON)
+    except ValueError:  # a number too large for JSON, such as 1e999
+        whole = False
+    if not whole:
         raise RunError(f"{path} is damaged: its digest does not fit.")
     return value
 
 
 def _sealed(value: Mapping[str, Any]) -> bytes:
-    try:
-        body = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"A setting cannot be written as JSON: {error}.") from error
+    body = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False)
     return json.dumps({**value, "sha256": digest(body.encode())}, indent=1).encode() + b"\n"
 
 
