@@ -148,11 +148,22 @@ class Agent:
             "config": self.config.to_dict(),
             "parameters": {"size": len(content), "sha256": storage.digest(content)},
         }
+        self._finish_save(folder)
         # The new parameters stand beside the old until policy.json names them: it never names what is not there.
         storage.write(folder / NEXT_PARAMETERS, content)
         storage.write_sealed(folder / "policy.json", description)
         storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
         return folder
+
+    def _finish_save(self, folder: Path) -> None:
+        """Put the parameters that policy.json names in their place, if a crash or a full disk left them beside it."""
+        try:
+            named = storage.read_sealed(folder / "policy.json").get("parameters")
+            content = storage.read(folder / NEXT_PARAMETERS)
+        except RunError:
+            return
+        if named == {"size": len(content), "sha256": storage.digest(content)}:
+            storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
 
     def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
         if mask is None:
