@@ -29,7 +29,7 @@ from upright.agent import Agent, allowed_source
 from upright.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, Checkpoints
 from upright.config import Config, Prioritised
 from upright.envs import Playing
-from upright.errors import RunError, UprightError
+from upright.errors import Diverged, RunError, UprightError
 from upright.evaluate import check_seed
 from upright.folders import describe_run, is_same, is_taken, remove_run, write_description
 from upright.generators import generator_state, set_generator_state
@@ -47,7 +47,7 @@ class Run:
     What its user should know goes to the logger "upright".
     interrupted: whether `train` was broken off in mid-step, so that it has to `restart`
     stopping: set it to let `train` end after the step that it is in
-    best: the highest mean return of an evaluation so far
+    best: the highest mean return of an evaluation so far · checkpointed: the newest checkpoint's step, or None
     Raises before anything is allocated or written when it could not work.
     """
 
@@ -67,7 +67,7 @@ class Run:
         self._first_episode = 0
         self._lock: filelock.BaseFileLock | None = None
         self._checkpoints: Checkpoints | None = None
-        self._checkpointed: int | None = None
+        self.checkpointed: int | None = None
         self.vector = make_vector(source, config, self.seed)
         try:
             self.obs, self.mask = self.vector.reset()
@@ -163,6 +163,8 @@ class Run:
         for path in folder.iterdir():
             if path.is_symlink():
                 raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
+        if not (folder / "checkpoints").is_dir():  # perhaps somebody else's folder: not even a lock is put there
+            Checkpoints(folder, 1).newest()
         held = storage.lock(folder)
         try:
             found = Checkpoints(folder, 1).newest()
@@ -195,33 +197,45 @@ class Run:
             size, sha256, elapsed = int(metrics["size"]), str(metrics["sha256"]), float(found.about["elapsed"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunError(f"The checkpoint {self.step:,} in {folder} does not fit its run: {error}.") from error
-        self.folder, self._checkpoints, self._checkpointed = folder, checkpoints, self.step
+        self.folder, self._checkpoints, self.checkpointed = folder, checkpoints, self.step
         self.started = time.perf_counter() - elapsed
         self.metrics = JsonLines(folder / "metrics.jsonl", size, sha256)
-        self._retake_episodes()
+        self.retake_episodes()
         if found.about["config"] != describe_run(self.source, self.config)["config"]:
             write_description(folder.parent, self.source, self.config)
+            # So that a run that was extended and is killed at once goes on to its new end.
+            self.checkpointed = None
+            self.checkpoint()
 
-    def _retake_episodes(self) -> None:
+    def retake_episodes(self) -> None:
         """Bring the environments to where they were; an episode that does not repeat itself starts anew."""
         playing = self.vector.playing
-        rows = self.vector.retake(playing)
-        lost = [
-            i for i, row in enumerate(rows) if differs(row, self.obs[i], None if self.mask is None else self.mask[i])
-        ]
+        lost: set[int] = set()
+        while True:
+            rows = self.vector.retake(playing)
+            differing = {
+                i
+                for i, row in enumerate(rows)
+                if i not in lost and differs(row, self.obs[i], None if self.mask is None else self.mask[i])
+            }
+            if not differing:
+                break
+            # Once more, for all: the others were brought there again, and may repeat themselves only sometimes.
+            for i in differing:
+                playing[i] = Playing(playing[i].episode + 1)
+                self.nstep.forget(i)
+                self.episodes.forget(i)
+            lost |= differing
         if not lost:
             return
-        for i in lost:
-            playing[i] = Playing(playing[i].episode + 1)
-            self.nstep.forget(i)
-            self.episodes.forget(i)
-        self.obs, self.mask = stack_retaken(self.vector.retake(playing))
+        self.obs, self.mask = stack_retaken(rows)
         logger.warning(
-            f"{self.name} does not repeat itself: the running episodes of environments {', '.join(map(str, lost))} "
-            f"start anew at step {self.step:,}, so this run is no longer what it would have been."
+            f"{self.name} does not repeat itself: the running episodes of environments "
+            f"{', '.join(map(str, sorted(lost)))} start anew at step {self.step:,}, so this run is no longer what it "
+            "would have been."
         )
         if self.metrics is not None:
-            self.metrics.write_lines({"step": self.step, "env": i, "resume/episode_lost": True} for i in lost)
+            self.metrics.write_lines({"step": self.step, "env": i, "resume/episode_lost": True} for i in sorted(lost))
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the run goes on from, by name, but for the replay memory's rows."""
@@ -271,10 +285,13 @@ class Run:
     def checkpoint(self) -> None:
         """Write all that the run goes on from into its folder, if it has one.
 
-        Where the disk does not take it, that is said, and the run goes on with the checkpoints that it has.
+        Where the disk does not take it, that is said, and the run goes on with the checkpoints that it has. Raises
+        Diverged rather than write what is no longer a number.
         """
-        if self._checkpoints is None or self.metrics is None or self._checkpointed == self.step:
+        if self._checkpoints is None or self.metrics is None or self.checkpointed == self.step:
             return
+        state = self.state()
+        self._check_finite(state)
         try:
             self.metrics.sync()
             about = {
@@ -285,22 +302,32 @@ class Run:
                 "elapsed": time.perf_counter() - self.started,
                 "metrics": {"size": self.metrics.size, "sha256": self.metrics.sha256},
             }
-            self._checkpoints.save(self.step, about, self.state(), self.replay)
-        except RunError as error:
+            self._checkpoints.save(self.step, about, state, self.replay)
+        except (RunError, OSError) as error:
             logger.warning(f"No checkpoint at step {self.step:,}: {error} Training goes on.")
             return
-        self._checkpointed = self.step
+        self.checkpointed = self.step
+
+    def _check_finite(self, state: Mapping[str, np.ndarray]) -> None:
+        """Refuse parameters that an update has just spoilt, which the next loss would show: resume needs good ones."""
+        for name, array in state.items():
+            if name.startswith("learner/online/") and array.dtype.kind == "f":
+                # A network of the user's own may keep an infinity where it masks something, but never a nan.
+                good = ~np.isnan(array) if self.agent.has_own_network else np.isfinite(array)
+                if not good.all():
+                    raise Diverged("A parameter", float(array[~good][0]))
 
     def keep_best(self, mean: float) -> None:
         """Keep the policy beside the last one if no evaluation before had so high a mean return."""
         if mean <= self.best:
             return
-        self.best = mean
         if self.folder is not None:
             try:
                 self.agent.save(self.folder / "best")
             except RunError as error:
                 logger.warning(f"The best policy so far is not kept: {error} Training goes on.")
+                return  # so that the next that is better than what is kept there can be
+        self.best = mean
 
     def save(self) -> None:
         """Write the policy as it is now into the run's folder, if it has one."""
@@ -341,7 +368,7 @@ class Run:
                 "choose another folder (--out)."
             )
         try:
-            folder.mkdir(parents=True, exist_ok=folder.is_dir())
+            storage.make_folder(folder)
         except OSError as error:
             raise RunError(f"{folder} cannot be made: {error.strerror}; choose another folder (--out).") from error
         self._lock = storage.lock(folder)
