@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Resume, Train, Watch, parse
-from upright.errors import Diverged, SettingError, UprightError, did_you_mean
+from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
     from upright.evaluate import Evaluation
@@ -109,30 +109,47 @@ def _train(
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name))
-        stop, evaluation = _loop(run, sinks), None
-        run.save()
-        if not run.interrupted:
-            run.checkpoint()
-        if stop is None:
+        received: list[int] = []
+        evaluation = None
+        with _signals(received, run):
+            with contextlib.suppress(KeyboardInterrupt):  # the second: what the last checkpoint holds is safe
+                _loop(run, sinks)
+                if not run.interrupted:
+                    run.checkpoint()
+            run.save()
+        if not received:
             try:
-                evaluation = run.agent.evaluate(FINAL_EPISODES)
+                with _signals(received):
+                    evaluation = run.agent.evaluate(FINAL_EPISODES)
             except KeyboardInterrupt:
-                stop = signal.SIGINT
+                received = received or [signal.SIGINT]
+        stop = received[0] if received else None
         result = _result(run, preset, evaluation, time.perf_counter() - started)
         run.save_result(result)
-        stopped = f"Stopped at step {run.step:,}; go on with: upright resume {folder}"
+        stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
+        if run.checkpointed is not None:
+            since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
+            stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
         say(stopped if evaluation is None else f"Final policy: {evaluation}.")
         say(f"Run: {folder}")
         return result, stop
     except Exception as error:
         if run.step == 0:
             run.discard()
-        if run.step == 0 or isinstance(error, Diverged):
+        if run.step == 0:
             raise
-        run.save()
+        if isinstance(error, Diverged):  # and what is saved stays, because it is from before
+            if run.checkpointed is None:
+                raise
+            raise UprightError(f"{error} The checkpoint of step {run.checkpointed:,} stays in {folder}.") from error
+        kept = f"What was learned in {run.step:,} steps is saved in {folder}."
+        try:
+            run.save()
+        except RunError as unsaved:
+            kept = f"The policy is not saved: {unsaved}"
         if not isinstance(error, UprightError):
             raise
-        raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
+        raise UprightError(f"{error} {kept}") from error
     finally:
         run.close()
 
@@ -159,31 +176,38 @@ def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
         logger.propagate = propagate
 
 
-def _loop(run: Run, sinks: list[Sink]) -> int | None:
-    """Run the loop to its end, unless a signal ends it; the signal's number."""
-    from upright.train import train
+@contextlib.contextmanager
+def _signals(received: list[int], run: Run | None = None) -> Iterator[None]:
+    """Note SIGINT and SIGTERM. The first lets a run stop after its step; without one, and from the second on, they
 
-    received: list[int] = []
+    raise KeyboardInterrupt with the number of the first.
+    """
 
     def stop(number: int, frame: object) -> None:
-        if received:  # it is meant: what the last checkpoint holds is safe
-            raise KeyboardInterrupt
         received.append(number)
+        if run is None or len(received) > 1:
+            raise KeyboardInterrupt(received[0])
         run.stopping = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for progress in train(run):
-            for sink in sinks:
-                sink.write(progress)
-    except KeyboardInterrupt:
-        received.append(signal.SIGINT)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _loop(run: Run, sinks: list[Sink]) -> None:
+    """Run the loop to its end, or to where it is stopped."""
+    from upright.train import train
+
+    try:
+        for progress in train(run):
+            for sink in sinks:
+                sink.write(progress)
+    finally:
         for sink in sinks:
             sink.close()
-    return received[0] if received else None
 
 
 def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
@@ -249,7 +273,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 128 + its number for a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no other.
     sys.path.append(str(Path.cwd()))
@@ -277,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UprightError as error:
         print(f"upright: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return 128 + interrupt.args[0] if interrupt.args else INTERRUPTED
     except BrokenPipeError:  # whoever read the output has had enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

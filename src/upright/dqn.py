@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.errors import Diverged, SettingError
+from upright.errors import Diverged, RunError, SettingError
 from upright.evaluate import Evaluation
 from upright.folders import seed_folder
 from upright.metrics import Terminal
 from upright.presets import preset as find_preset
 from upright.run import Run
-from upright.sources import EnvironmentSource
+from upright.sources import EnvironmentSource, logger
 from upright.train import train
 
 
@@ -74,7 +74,10 @@ class DQN:
         except Diverged:
             raise  # without saving: a policy kept earlier is worth more than one that is no longer a number
         except BaseException:
-            self.run.save()
+            try:
+                self.run.save()
+            except RunError as error:  # the fault that came first says more
+                logger.warning(f"The policy is not saved: {error}")
             raise
         finally:
             if terminal is not None:
