@@ -29,7 +29,7 @@ from upright.replay import ReplayMemory, bytes_needed
 from upright.sources import logger
 
 CHECKPOINT_SCHEMA = 1
-SEGMENT_BYTES = 16 * 2**20  # of transitions, at most: what saving and loading needs beside the memory itself
+SEGMENT_BYTES = 4 * 2**20  # of transitions, at most: what saving and loading needs beside the memory itself
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 
 
