@@ -148,6 +148,11 @@ class Disk:
         self._names: dict[Path, dict[str, int]] = {}  # of each folder that was synced: its names, and their inodes
         self._data: dict[int, bytes] = {}  # of each file that was synced
         self.operations = 0
+        for path in (root, *root.rglob("*")):  # what is there from the beginning is safe
+            if path.is_dir():
+                self._names[path] = {each.name: each.stat().st_ino for each in path.iterdir()}
+            else:
+                self._data[path.stat().st_ino] = path.read_bytes()
 
     @contextlib.contextmanager
     def watch(self, monkeypatch: Any, at: Callable[[int, str], None]) -> Iterator[None]:
