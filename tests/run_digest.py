@@ -157,7 +157,7 @@ class Disk:
     @contextlib.contextmanager
     def watch(self, monkeypatch: Any, at: Callable[[int, str], None]) -> Iterator[None]:
         def before(what: str, path: Any) -> None:
-            if str(path).startswith(str(self.root)):
+            if Path(path).is_relative_to(self.root):
                 self.operations += 1
                 at(self.operations, f"{what} {path}")
 
@@ -173,7 +173,7 @@ class Disk:
         fsync = os.fsync
 
         def synced(descriptor: int) -> None:
-            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
             before("fsync", path)
             fsync(descriptor)
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -204,7 +204,7 @@ class Disk:
             yield
 
     def leave(self, to: Path, how: str, chance: random.Random) -> None:
-        """What a crash leaves: of what was not synced nothing ("lost"), all ("kept"), or a part of each ("mixed")."""
+        """What a crash leaves: of what was not synced nothing ("lost"), all ("kept"), or some ("mixed")."""
         if how == "kept":
             shutil.copytree(self.root, to)
             return
@@ -214,12 +214,9 @@ class Disk:
     def _leave(self, folder: Path, to: Path, how: str, chance: random.Random) -> None:
         synced = self._names.get(folder, {})
         now = {each.name: each.stat().st_ino for each in folder.iterdir()} if folder.is_dir() else {}
-        for name in sorted({*synced, *now}):
-            inode = synced.get(name)
-            if how == "mixed" and chance.random() < 0.5:
-                inode = now.get(name)
-            if inode is None:
-                continue
+        # A folder's names change together: a rename within it is there or not, on every file system that is in use.
+        names = now if how == "mixed" and chance.random() < 0.5 else synced
+        for name, inode in sorted(names.items()):
             path = folder / name
             if path.is_dir() or path in self._names:
                 (to / name).mkdir()
