@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from upright.presets import PRESETS
 torch.set_num_threads(1)
 
 TINY = ["--total-timesteps", "300", "--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]
+ENGINE = "torch" if importlib.util.find_spec("upright._native") is None else "native"
 TESTS = str(Path(__file__).parent)
 
 
@@ -188,7 +190,10 @@ def test_a_folder_that_holds_another_run_is_refused(capsys) -> None:
     assert main(run) == 0
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert main(run) == 2
-    assert "mine/seed-0 already holds a run; choose another seed (--seed) or folder (--out)." in capsys.readouterr().err
+    assert (
+        "mine/seed-0 already holds a run: go on with it (upright resume), or choose another seed (--seed) or folder (--out)."
+        in capsys.readouterr().err
+    )
     assert main([*run, "--seed", "1", "--gamma", "0.5"]) == 2
     assert "holds an experiment with another environment or other settings" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()} == before
@@ -218,7 +223,7 @@ def test_ctrl_c_ends_a_run_cleanly_with_what_was_learned(mode: str) -> None:
     assert "Traceback" not in err and "KeyboardInterrupt" not in err
     result = json.loads(out.splitlines()[-1])
     assert result["steps"] >= 500 and result["updates"] > 0 and result["final_mean"] is None
-    assert re.search(r"Stopped at step [\d,]+; what was learned is saved\.", err)
+    assert re.search(r"Stopped at step [\d,]+; go on with: upright resume runs/CartPole-v1/default/seed-0\n", err)
     assert len(upright.load(result["run"]).evaluate(3).returns) == 3
 
 
@@ -254,7 +259,7 @@ def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> No
     assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert result["steps"] == 300 and result["final_mean"] is None and "what was learned is saved" in printed.err
+    assert result["steps"] == 300 and result["final_mean"] is None and "go on with: upright resume" in printed.err
     assert json.loads((Path(result["run"]) / "result.json").read_text()) == result
 
 
