@@ -175,7 +175,7 @@ class Config(Checked):
     """Step the environments in this process, or each in a worker process of its own (Gymnasium's AsyncVectorEnv)."""
 
     worker_timeout: float = 60.0
-    """Seconds that a worker process may take for a step before it is replaced. (0, inf)."""
+    """Seconds that a worker process may take for a step before it is replaced. (0, 86400]."""
     worker_replacements: int = 3
     """Times that lost workers are replaced before the run ends. [0, inf)."""
 
@@ -259,7 +259,7 @@ class Config(Checked):
     eval_freq: int = 0
     """Steps between greedy evaluations while training; 0: only at the end. [0, inf)."""
     n_eval_episodes: int = 10
-    """Episodes of each such evaluation. [1, inf)."""
+    """Episodes of each such evaluation. [1, 1000000]."""
     checkpoint_every: int = 25_000
     """Steps between checkpoints, from which a run that was stopped is resumed. [1, inf)."""
     keep_checkpoints: int = 2
@@ -270,7 +270,7 @@ class Config(Checked):
         "discretize": "[2, 4096]",
         "max_episode_steps": "[1, inf)",
         "num_envs": "[1, 4096]",
-        "worker_timeout": "(0, inf)",
+        "worker_timeout": "(0, 86400]",
         "worker_replacements": "[0, inf)",
         "net_arch": "[1, 65536]",
         "gamma": "[0, 1]",
@@ -293,7 +293,7 @@ class Config(Checked):
         "exploration_time_constant": "(0, inf)",
         "log_interval": "[1, inf)",
         "eval_freq": "[0, inf)",
-        "n_eval_episodes": "[1, inf)",
+        "n_eval_episodes": "[1, 1000000]",
         "checkpoint_every": "[1, inf)",
         "keep_checkpoints": "[1, inf)",
     }
@@ -358,6 +358,8 @@ class Config(Checked):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The Config that `to_dict` wrote. Missing settings take their defaults; unknown ones are refused."""
+        if not isinstance(values, Mapping):
+            raise SettingError(f"The settings are a {type(values).__name__}, but they have to be a mapping by name.")
         settings = dict(values)
         for name in ("loss", "replay", "munchausen"):
             nested = settings.get(name)
@@ -374,7 +376,7 @@ def _check_names(cls: type[Any], settings: Mapping[str, Any]) -> None:
     known = [each.name for each in dataclasses.fields(cls)]
     for name in settings:
         if name not in known:
-            raise SettingError(unknown_setting(name, known))
+            raise SettingError(unknown_setting(str(name), known))
 
 
 def kind(setting: str, name: str) -> type:

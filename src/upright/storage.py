@@ -150,11 +150,7 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as JSON with its own digest, by which `read_sealed` finds every change."""
-    try:
-        content = _sealed(value)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"A setting cannot be written as JSON: {error}.") from error
-    write(path, content)
+    write(path, _sealed(value))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

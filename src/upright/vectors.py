@@ -25,6 +25,8 @@ from upright.spaces import Actions, Observations
 # What taking an episode again led to: the observation and mask, or None where the episode did not repeat itself.
 Retaken = tuple[np.ndarray, np.ndarray | None] | None
 
+LONGEST_PATIENCE = 2_000_000.0  # seconds
+
 
 class Outcome(NamedTuple):
     """What one action in each of E environments led to.
@@ -228,8 +230,8 @@ class Workers:
     def retake(self, playing: Sequence[Playing]) -> list[Retaken]:
         self.playing = [Playing(each.episode, list(each.actions)) for each in playing]
         self._obs = self._mask = None  # what was seen before is of other episodes
-        # Each takes as many steps as its episode has, and may take as long for each.
-        patience = self._timeout * (1 + max(len(each.actions) for each in playing))
+        # Each takes as many steps as its episode has, and may take as long for each; the system waits 24 days at most.
+        patience = min(self._timeout * (1 + max(len(each.actions) for each in playing)), LONGEST_PATIENCE)
         while True:
             try:
                 with self._answers("retake"):
