@@ -8,16 +8,19 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from upright.errors import SettingError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Checked:
     """Derive a frozen dataclass from it: a value of another type, or outside its interval in `_ranges`, is refused.
 
-    Intervals are written as in the fields' texts: "[0, 1)". None, where a field may be None, lies in all of them. A whole
-    number has 64 bits, so that all that is computed of it is a number, too.
+    Intervals are written as in the fields' texts: "[0, 1)". None, where a field may be None, lies in all of them. A
+    whole number has 64 bits, so that all that is computed of it is a number, too.
     """
 
     _ranges: ClassVar[Mapping[str, str]] = {}
@@ -26,7 +29,9 @@ class Checked:
         for name, annotation in _annotations(type(self)).items():
             value = _conform(getattr(self, name), annotation)
             if value is _REFUSED:
-                raise SettingError(f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}.")
+                raise SettingError(
+                    f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}."
+                )
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)
@@ -100,6 +105,12 @@ def _describe(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     return "a mapping with text keys" if origin is not None else f"{annotation.__name__}(…)"
+
+
+def check_counts(name: str, array: np.ndarray, shape: tuple[int, ...] = ()) -> None:
+    """Raise ValueError unless an array of that shape, out of a file, holds whole numbers from 0 on, as counts are."""
+    if array.shape != shape or array.dtype.kind not in "iu" or ((array < 0) | (array >= 2**62)).any():
+        raise ValueError(f"its {name} is {array.dtype} {array.shape}, and has to hold counts {shape}")
 
 
 def _inside(value: float, interval: str) -> bool:

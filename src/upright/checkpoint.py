@@ -63,10 +63,13 @@ class Checkpoints:
 
     def save(self, step: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], memory: ReplayMemory) -> None:
         """Write a checkpoint. Raises RunError when the disk does not take it; older ones are then as they were."""
+        for each in (self.folder, self._replay):
+            storage.refuse_link(each)
         oldest = memory.pushed - len(memory)
         segments = [each for each in self._segments if each.end > oldest]
         first = max(oldest, segments[-1].end if segments else 0)
         folder = self.folder / str(step)
+        storage.refuse_link(folder)
         try:
             segments += self._write_rows(memory, first)
             content = storage.tensors(arrays)
@@ -115,15 +118,19 @@ class Checkpoints:
         """Read the replay memory's rows, a segment at a time."""
         for segment in checkpoint.segments:
             path = self._replay / segment.name
+            needed = (segment.end - segment.first) * bytes_needed(1, memory.shapes()) + storage.LARGEST_HEADER
+            if segment.size > needed:
+                raise RunError(f"{path} does not fit this run: it has {segment.size:,} bytes, more than {needed:,}.")
             rows = storage.read_tensors(path, self._verified(path, segment.size, segment.sha256))
             try:
+                if any(len(column) != segment.end - segment.first for column in rows.values()):
+                    raise ValueError("it does not hold as many rows as its name says")
                 memory.restore_rows(segment.first, rows)
-            except (ValueError, StopIteration) as error:
+            except (ValueError, TypeError, StopIteration) as error:
                 raise RunError(f"{path} does not fit this run: {error}.") from error
 
     def _write_rows(self, memory: ReplayMemory, first: int) -> Iterator[Segment]:
-        columns = {name: (c.shape[1:], c.dtype) for name, c in memory.columns._asdict().items() if c is not None}
-        count = max(1, SEGMENT_BYTES // bytes_needed(1, columns))
+        count = max(1, SEGMENT_BYTES // bytes_needed(1, memory.shapes()))
         for begin in range(first, memory.pushed, count):
             end = min(begin + count, memory.pushed)
             content = storage.tensors(memory.rows(begin, end))
@@ -139,7 +146,8 @@ class Checkpoints:
             if step <= newest and len(kept) < self.keep and has_manifest:
                 kept.append(step)
             else:
-                storage.remove(self.folder / str(step) / MANIFEST)  # first: without it the rest is no checkpoint
+                if not (self.folder / str(step)).is_symlink():  # what a link leads to is not ours
+                    storage.remove(self.folder / str(step) / MANIFEST)  # first: without it the rest is no checkpoint
                 storage.remove(self.folder / str(step))
         named: set[str] = set()
         for step in kept:
@@ -152,10 +160,10 @@ class Checkpoints:
                 storage.remove(path)
 
     def _steps(self) -> set[int]:
-        _refuse_link(self.folder)
+        storage.refuse_link(self.folder)
         if not self.folder.is_dir():
             return set()
-        return {int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"\d{1,18}", path.name)}
+        return {int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name)}
 
     def _read(self, step: int) -> Checkpoint:
         manifest = self._manifest(step)
@@ -166,26 +174,38 @@ class Checkpoints:
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.folder / str(step) / MANIFEST} names no state.") from error
         for segment in segments:
-            self._verified(self._replay / segment.name, segment.size, segment.sha256)
+            path = self._replay / segment.name
+            if storage.size_and_digest(path) != (segment.size, segment.sha256):
+                raise _not_the_named(path)
         return Checkpoint(manifest, storage.read_tensors(path, content), segments)
 
     def _manifest(self, step: int) -> dict[str, Any]:
         folder = self.folder / str(step)
         for each in (self.folder, folder, self._replay):
-            _refuse_link(each)
+            storage.refuse_link(each)
         manifest = storage.read_sealed(folder / MANIFEST)
         if manifest.get("schema") != CHECKPOINT_SCHEMA:
             raise RunError(
                 f"{folder / MANIFEST} is of schema {manifest.get('schema')!r}, and this version of upright reads "
                 f"schema {CHECKPOINT_SCHEMA}."
             )
+        if manifest.get("step") != step:
+            raise RunError(f"{folder / MANIFEST} is of another step: {manifest.get('step')!r}.")
         return manifest
 
     def _segments_of(self, manifest: Mapping[str, Any]) -> Iterator[Segment]:
+        before = None
         try:
             for each in manifest["segments"]:
                 segment = Segment(**each)
-                if segment.name != f"{int(segment.first)}-{int(segment.end)}.safetensors":
+                numbers = (segment.first, segment.end, segment.size)
+                if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+                    raise ValueError(f"{numbers} are no counts")
+                # Each goes on where the last one ended, so none is read twice.
+                if segment.first >= segment.end or before not in (None, segment.first):
+                    raise ValueError(f"{segment.first} to {segment.end} does not follow {before}")
+                before = segment.end
+                if segment.name != f"{segment.first}-{segment.end}.safetensors":
                     raise ValueError(f"{segment.name!r} is no segment's name")
                 yield segment
         except (KeyError, TypeError, ValueError) as error:
@@ -195,7 +215,7 @@ class Checkpoints:
         """A file's bytes, if they are those that the manifest names."""
         content = storage.read(path, size if isinstance(size, int) else 0)
         if len(content) != size or storage.digest(content) != sha256:
-            raise RunError(f"{path} is damaged: it is not the file that the manifest names.")
+            raise _not_the_named(path)
         return content
 
 
@@ -207,6 +227,5 @@ def _is_whole(path: Path, size: int, sha256: str) -> bool:
         return False
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
-        raise RunError(f"{path} is a link, which is not followed out of a run's folder.")
+def _not_the_named(path: Path) -> RunError:
+    return RunError(f"{path} is damaged: it is not the file that the manifest names.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 LONGEST_MESSAGE = 2_000  # characters
 LONGEST_NAME = 1_000
 
@@ -13,12 +12,12 @@ LONGEST_NAME = 1_000
 class UprightError(Exception):
     """A mistake that the message explains; the command line prints it and exits with status 2.
 
-    The message is one line whatever it quotes: nothing in it moves a terminal's cursor, and its middle gives way where it
-    is very long.
+    The message is one line whatever it quotes: nothing in it moves a terminal's cursor, and its middle gives way
+    where it is very long.
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(_one_line(message))
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_one_line(str(message)))  # Gymnasium raises a worker's error again with that error as message
 
 
 class SettingError(UprightError):

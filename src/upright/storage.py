@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import filelock
 import numpy as np
@@ -25,7 +26,9 @@ from upright.errors import RunError
 from upright.replay.ring import available_bytes
 
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
-LARGEST_HEADER = 8 * 2**20  # bytes that a safetensors file may spend on names and shapes; of 50,000 tensors, it is smaller
+LARGEST_HEADER = (
+    8 * 2**20
+)  # bytes that a safetensors file may spend on names and shapes; of 50,000 tensors, it is smaller
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 
@@ -88,7 +91,7 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     """A regular file, and its size. Raises RunError for a link, a folder, a device, and for what happens meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -115,7 +118,9 @@ def read(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file. Raises RunError for a link, a folder, a device, or more bytes than the limit."""
     with _opened(path) as (file, size):
         available = available_bytes()
-        if available is not None and 3 * size > available:  # the bytes, the arrays in them, and who they are loaded into
+        if (
+            available is not None and 3 * size > available
+        ):  # the bytes, the arrays in them, and who they are loaded into
             limit = available // 3 if limit is None else min(limit, available // 3)
         if limit is not None and size > limit:
             raise RunError(f"{path} has {size:,} bytes, more than the {limit:,} that it may have.")
@@ -158,7 +163,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     content = read(path, LARGEST_JSON)
     value = _parsed(path, content)
     value.pop("sha256", None)
-    # The digest is of the bytes as they stand: to write the value again takes seconds and gigabytes where it is hostile.
+    # Of the bytes as they stand: to write a hostile value again would take minutes and gigabytes.
     end = max(0, content.rfind(b',\n "sha256": '))
     seal = _SEAL.fullmatch(content, end)
     if seal is None or seal[1] != digest(content[:end] + b"\n}").encode():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upright.checked import check_counts
 from upright.replay.ring import Transition
 
 if TYPE_CHECKING:
@@ -75,7 +76,13 @@ class NStep:
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        count = len(state["env"])
+        check_counts("env", state["env"], (count,))
+        if any(len(array) != count for array in state.values()) or (count and not np.isfinite(state["reward"]).all()):
+            raise ValueError("its unfinished steps are not whole")
+        if (np.bincount(state["env"], minlength=len(self._waiting)) >= np.array([self.n] * len(self._waiting))).any():
+            raise ValueError("more steps wait than can")
         for waiting in self._waiting:
             waiting.clear()
         for k, env in enumerate(state["env"].tolist()):

@@ -136,6 +136,10 @@ class ReplayMemory:
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
         """Nothing: every transition stays equally likely."""
 
+    def shapes(self) -> Columns:
+        """Shape and dtype of each column."""
+        return {name: (c.shape[1:], c.dtype) for name, c in self.columns._asdict().items() if c is not None}
+
     def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
         """A copy of each column's part with the transitions that were pushed as number `first` to `end` − 1."""
         index = np.arange(first, end) % self.capacity
@@ -159,7 +163,10 @@ class ReplayMemory:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from what `state` gave, to the same batches, once the rows are restored."""
-        self.pushed = int(state["pushed"])
+        pushed = int(state["pushed"])
+        if not 0 <= pushed < 2**62:
+            raise ValueError(f"{pushed} transitions cannot have been pushed")
+        self.pushed = pushed
         set_generator_state(self.random, state["random"])
 
     def _allocate(self, columns: Columns) -> None:
