@@ -197,7 +197,7 @@ def _pairs(words: list[str]) -> dict[str, Any]:
             )
         try:
             values[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = {"True": True, "False": False, "None": None}.get(text, text)
     return values
 

@@ -275,8 +275,6 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 128 + its number for a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no other.
-    sys.path.append(str(Path.cwd()))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without Greek letters is no reason to fail
@@ -295,7 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"The commands are {', '.join(COMMANDS)}."
             )
         form, action = COMMANDS[words[0]]
-        status = action(parse(words[0], form, words[1:]))
+        arguments = parse(words[0], form, words[1:])
+        if _asks_for_a_module(arguments):
+            # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no
+            # other. Not otherwise: what stands in a folder that was downloaded is not to stand in for what is missing.
+            sys.path.append(str(Path.cwd()))
+        status = action(arguments)
         sys.stdout.flush()
         return status
     except UprightError as error:
@@ -306,6 +309,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has had enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what a path that the user gave came to, where nothing else has said so
+        about = UprightError(f"{error.filename or 'The system'} cannot be used: {error.strerror or error}.")
+        print(f"upright: {about}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _asks_for_a_module(arguments: Any) -> bool:
+    """Whether the command line names a module for the environment or a wrapper, or trusts a file that may."""
+    config = getattr(arguments, "config", None)
+    names = (getattr(arguments, "env", None) or "", *(config.wrapper if config is not None else ()))
+    return getattr(arguments, "trust", False) or any(":" in name for name in names)
 
 
 def _overview() -> str:

@@ -314,6 +314,8 @@ class Run:
             waiting = parts["nstep"].get(name, like)
             if waiting.shape[1:] != like.shape[1:] or waiting.dtype != like.dtype:
                 raise ValueError(f"its unfinished steps have a {name} {waiting.dtype} {waiting.shape}")
+        if len(parts["nstep"]["env"]) and ("mask" in parts["nstep"]) != (self.mask is not None):
+            raise ValueError("its unfinished steps have masks where the environment has none, or none where it has")
         check_counts("step", own["step"])
         check_counts("updates", own["updates"])
         self.step, self.updates, self.best = int(own["step"]), int(own["updates"]), float(own["best"])
