@@ -320,7 +320,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 # --- memory
 
 MEASURE = """
-import sys
+import gc, sys
 from pathlib import Path
 from faulty_environments import Repeating
 from run_digest import TINY
@@ -350,7 +350,9 @@ else:
     warm = Run(Repeating, config.override(buffer_size=10, total_timesteps=20, batch_size=4), 0, None)
     for _ in train(warm): pass
     warm.close()
-    before = now("VmRSS"); reset()
+    before = now("VmRSS")   # a run with all but its transitions
+    del warm
+    gc.collect(); reset()
     run = Run.open(folder, source=Repeating)
 peak = now("VmHWM")
 columns = sum(column.nbytes for column in run.replay.columns if column is not None)
