@@ -81,13 +81,17 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(variant: str, tmp_path)
 
 def test_every_step_is_one_to_resume_from(tmp_path) -> None:
     config = TINY.override(
-        total_timesteps=90, checkpoint_every=1, keep_checkpoints=1_000, replay=Prioritised(), num_envs=2
+        total_timesteps=times(80, 120),
+        checkpoint_every=times(8, 2),
+        keep_checkpoints=1_000,
+        replay=Prioritised(),
+        num_envs=2,
     )
     folder = seed_folder(tmp_path / "run", 0)
     whole = finish(Run(Repeating, config, 0, folder))
     steps = checkpoints(folder)
-    assert steps == list(range(2, 91, 2))
-    for step in random.Random(0).sample(steps[:-1], times(3, 44)):
+    assert steps == list(range(times(8, 2), times(80, 120) + 1, times(8, 2)))
+    for step in random.Random(0).sample(steps[:-1], times(3, 50)):
         copy = tmp_path / f"from-{step}"
         shutil.copytree(folder.parent, copy)
         for later in steps:
@@ -365,7 +369,7 @@ print(before, peak, columns)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_saving_and_loading_take_a_tenth_of_the_buffer_beside_it(tmp_path, tried) -> None:
     width = 40_000
-    count = times(500, 1_000)  # of 320 kB each: 160 MB, or 320 MB
+    count = times(800, 1_000)  # of 320 kB each: 256 MB, or 320 MB
     for doing in ("save", "load"):
         script = [sys.executable, "-c", MEASURE, doing, tmp_path / "run" / "seed-0", str(width), str(count)]
         done = subprocess.run(script, capture_output=True, text=True, env=environment(), cwd=TESTS)
