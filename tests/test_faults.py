@@ -500,7 +500,7 @@ def test_an_environments_fault_is_named_stores_nothing_and_is_resumed_from_when_
     if run.step <= 40:  # nothing was learned yet that could have led elsewhere
         np.testing.assert_array_equal(stored["obs"][: run.step], healthy_rows(config, run.step))
     mended.touch()
-    again = Run.open(folder, source=Breaks)
+    again = Run.open(folder, source=Breaks, trust=True)
     assert again.step == run.step
     finish(again)
     assert tried("an environment's fault: named, nothing stored, resumed when mended", again.step >= 600)
@@ -521,7 +521,7 @@ def test_an_observation_outside_its_space_is_a_fault_that_is_resumed_from(tmp_pa
     run.close()
     assert run.step == 39 == checkpoints(folder)[-1]
     mended.touch()
-    assert tried("an observation outside its space", finish(Run.open(folder, source=Corridor)) is not None)
+    assert tried("an observation outside its space", finish(Run.open(folder, source=Corridor, trust=True)) is not None)
 
 
 def test_a_fault_in_an_evaluation_is_resumed_from_too(tmp_path, monkeypatch) -> None:
@@ -590,7 +590,7 @@ def test_a_worker_lost_each_time_ends_the_run_with_a_checkpoint(fault, tmp_path,
     assert not any(process.is_alive() for process in run.vector._async.processes)
     assert checkpoints(folder)[-1] == run.step
     mended.touch()
-    again = Run.open(folder, source=Breaks)
+    again = Run.open(folder, source=Breaks, trust=True)
     finish(again)
     assert tried(f"a worker {fault} each time: a clear error, resumed when mended", again.step >= 600)
 

@@ -193,7 +193,8 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 yield from (
                     f"{name}.{each.name}"
                     for each in names
-                    if (name.split(".")[0] in ("torch", "numpy") and each.name == "load") or each.name == "import_module"
+                    if (name.split(".")[0] in ("torch", "numpy") and each.name == "load")
+                    or each.name == "import_module"
                 )
             case ast.Name(id="eval" | "exec" | "compile" | "__import__" | "execfile" as name):
                 yield name
@@ -201,7 +202,9 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 yield f"{home}.{name}"
             case ast.Attribute(value=ast.Name(id="builtins")) | ast.Attribute(attr="allow_pickle" | "weights_only"):
                 yield ast.unparse(node)
-            case ast.Attribute(value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name):
+            case ast.Attribute(
+                value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name
+            ):
                 yield f"os.{name}"
             case ast.Attribute(attr="import_module") if module != "sources.py":
                 yield "import_module"
@@ -269,7 +272,14 @@ def test_a_pickle_under_any_file_name_is_never_unpickled(plain: Path, tmp_path, 
     assert {path.name for path in names} >= {
         "policy.json", "policy.safetensors", "manifest.json", "state.safetensors", "metrics.jsonl", "result.json", "lock",
     }  # fmt: skip
-    more = ["../config.json", "policy/next.safetensors", "best/next.safetensors", "policy.json", "policy.pkl", "policy.pt"]
+    more = [
+        "../config.json",
+        "policy/next.safetensors",
+        "best/next.safetensors",
+        "policy.json",
+        "policy.pkl",
+        "policy.pt",
+    ]
     more += ["model.zip", "checkpoints/replay/0-9.safetensors", "checkpoints/90/manifest.json", "tensorboard/events"]
     statuses = set()
     for k, name in enumerate([*names, *map(Path, more)]):
@@ -296,7 +306,9 @@ def test_a_run_of_nothing_but_pickles(plain: Path, tmp_path, capsys) -> None:
     assert not marker.exists()
 
 
-def test_a_module_in_a_downloaded_folder_stands_in_for_no_missing_one(plain: Path, tmp_path, monkeypatch, capsys) -> None:
+def test_a_module_in_a_downloaded_folder_stands_in_for_no_missing_one(
+    plain: Path, tmp_path, monkeypatch, capsys
+) -> None:
     """An environment of Gymnasium's whose package is missing, and a file of that package's name where one stands."""
     run = copied(plain, tmp_path / "experiment")
     (run / "a_missing_package.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n")
@@ -801,7 +813,9 @@ def test_metrics_that_are_not_the_runs_own_file_are_refused(kind: str, plain: Pa
     assert elsewhere.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["policy/policy.json", "policy/policy.safetensors", "checkpoints/60/manifest.json", "lock"])
+@pytest.mark.parametrize(
+    "name", ["policy/policy.json", "policy/policy.safetensors", "checkpoints/60/manifest.json", "lock"]
+)
 def test_a_pipe_or_a_folder_under_a_files_name_is_refused(name: str, plain: Path, tmp_path, capsys) -> None:
     for make in (os.mkfifo, os.mkdir):
         run = copied(plain, tmp_path / make.__name__)
@@ -909,7 +923,9 @@ def change_bytes(content: bytes, draw: random.Random) -> bytes:
             case 2:
                 data[at:at] = draw.randbytes(draw.choice([1, 8, 100]))
             case 3:
-                data[at:at] = draw.choice([b"\0" * 8, b"\xff" * 8, b"9" * 30, b"[" * 50, b'"', b"NaN", b"-", b"e999", b"{}"])
+                data[at:at] = draw.choice(
+                    [b"\0" * 8, b"\xff" * 8, b"9" * 30, b"[" * 50, b'"', b"NaN", b"-", b"e999", b"{}"]
+                )
             case 4:
                 del data[at:]
             case _ if data:
@@ -1056,7 +1072,11 @@ def some_words(draw: random.Random) -> list[str]:
     for _ in range(draw.randrange(6)):
         if draw.random() < 0.8:
             name = "--" + draw.choice(names).replace("_", draw.choice("--_"))
-            value = draw.choice(values) if draw.random() < 0.6 else str(draw.choice([0, 1, 2, 3, 0.5, 1e-3, 100, -1, 2**40, 2**70]))
+            value = (
+                draw.choice(values)
+                if draw.random() < 0.6
+                else str(draw.choice([0, 1, 2, 3, 0.5, 1e-3, 100, -1, 2**40, 2**70]))
+            )
             words += [f"{name}={value}"] if draw.random() < 0.3 else [name, value] if draw.random() < 0.8 else [name]
         else:
             words.append(draw.choice(values))
