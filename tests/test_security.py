@@ -348,7 +348,7 @@ def test_a_module_in_a_downloaded_folder_stands_in_for_no_missing_one(
         ({"env": {"CartPole-v1": 1}}, "its env is no environment's name"),
         ({"env": "x" * 2_000_000}, "its env is no environment's name"),
         ({"env": "x" * 999}, "There is no environment"),
-        ({"env": "CartPole-v1\x1b[2J\n"}, "There is no environment"),
+        ({"env": "CartPole-v1\x1b[2J\n"}, "Malformed environment ID"),
         ({"env": None}, "no file can name"),
     ],
 )  # fmt: skip
@@ -398,13 +398,12 @@ def deep_space(levels: int) -> Any:
 
 BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": "-1.0", "high": "1.0"}
 HOSTILE_POLICIES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "deep": lambda value: value.update(more=deep(150)),
-    "deep env_kwargs": lambda value: value["config"].update(env_kwargs={"a": deep(150)}),
+    "deep": lambda value: value["config"].update(env_kwargs={"a": deep(900)}),
     "huge text": lambda value: value.update(schema="x" * 10_000_000),
     "huge name": lambda value: value["config"].update({"x" * 10_000_000: 1}),
     "huge number": lambda value: value["config"].update(gamma=10**400),
     "huge whole number": lambda value: value["config"].update(total_timesteps=10**400),
-    "many layers": lambda value: value["config"].update(net_arch=[1] * 1_000_000),
+    "many layers": lambda value: value["config"].update(net_arch=[1] * 100_000),
     "wide layers": lambda value: value["config"].update(net_arch=[65536, 65536]),
     "wide layers of another kind": lambda value: value["config"].update(net_arch=[65536, 65536], engine="torch"),
     "orthogonal": lambda value: value["config"].update(net_arch=[65536, 65536], initialisation="orthogonal"),
@@ -421,7 +420,7 @@ HOSTILE_POLICIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "bounds crossed": lambda value: value.update(observation_space={**BOX, "low": "2.0"}),
     "bounds without end": lambda value: value.update(observation_space={**BOX, "low": "1" * 1_000_000}),
     "deep space": lambda value: value.update(observation_space=deep_space(150)),
-    "wide space": lambda value: value.update(observation_space={"type": "Tuple", "spaces": [BOX] * 100_000}),
+    "wide space": lambda value: value.update(observation_space={"type": "Tuple", "spaces": [BOX] * 20_000}),
     "huge one-hot": lambda value: value.update(observation_space={"type": "Discrete", "n": 2**62, "start": 0}),
     "huge bits": lambda value: value.update(observation_space={"type": "MultiBinary", "n": 2**40}),
     "huge nvec": lambda value: value.update(
@@ -497,7 +496,7 @@ def test_sparse_tensors_are_refused_unread(name: str, plain: Path, tmp_path) -> 
 
 HOSTILE_RUNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "wide layers": lambda value: value["config"].update(net_arch=[65536, 65536]),
-    "many layers": lambda value: value["config"].update(net_arch=[1] * 1_000_000),
+    "many layers": lambda value: value["config"].update(net_arch=[1] * 100_000),
     "huge memory": lambda value: value["config"].update(buffer_size=10**15),
     "huger memory": lambda value: value["config"].update(buffer_size=10**18),
     "negative step": lambda value: value.update(step=-30),
@@ -512,7 +511,7 @@ HOSTILE_RUNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "state elsewhere": lambda value: value["state"].update(size=-1),
     "no segments": lambda value: value.update(segments=[]),
     "segments of text": lambda value: value.update(segments="abc"),
-    "a segment again and again": lambda value: value.update(segments=value["segments"] * 100_000),
+    "a segment again and again": lambda value: value.update(segments=value["segments"] * 10_000),
     "a segment from inf": lambda value: value["segments"][0].update(first="inf"),
     "a segment backwards": lambda value: value["segments"][0].update(first=9, end=2, name="9-2.safetensors"),
     "a segment of floats": lambda value: value["segments"][0].update(first=0.0),
@@ -526,7 +525,7 @@ HOSTILE_RUNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a network of its own": lambda value: value.update(own_network=True),
     "a config of a list": lambda value: value.update(config=[1]),
     "a config of text": lambda value: value.update(config="abc"),
-    "deep": lambda value: value["config"].update(env_kwargs={"a": deep(150)}),
+    "deep": lambda value: value["config"].update(env_kwargs={"a": deep(900)}),
     "many environments": lambda value: value["config"].update(num_envs=4096),
     "other environments": lambda value: value["config"].update(num_envs=3),
     "another environment": lambda value: value.update(env="Acrobot-v1"),
@@ -583,7 +582,7 @@ HOSTILE_STATES: dict[str, Callable[[State], Any]] = {
     "masks of bytes": lambda state: state.update({"run/mask": state["run/mask"].astype(np.uint8)}),
     "negative pushed": lambda state: state.update({"replay/pushed": np.array(-1)}),
     "huge pushed": lambda state: state.update({"replay/pushed": np.array(2**63 - 1)}),
-    "more pushed": lambda state: state.update({"replay/pushed": state["replay/pushed"] + 40}),
+    "more pushed": lambda state: state.update({"replay/pushed": np.array(state["replay/pushed"] + 40)}),
     "negative priorities": lambda state: state["replay/masses"].__imul__(-1),
     "no priorities": lambda state: state["replay/masses"].fill(0),
     "priorities that are no numbers": lambda state: state["replay/masses"].fill(np.nan),
@@ -729,7 +728,7 @@ def test_no_link_in_a_run_is_followed_out_of_it(plain: Path, tmp_path, capsys) -
             status = one_sentence_or_success(words, capsys)
             if words[0] == "resume" and (len(name.parts) == 1):
                 assert status == 2, name
-            if words[0] != "resume" and name.parts[0] == "policy" and words[1] in (str(run), str(run / "policy")):
+            if words[1] == str(run) and name.parts[0] == "policy" and words[0] != "resume":
                 assert status == 2, (name, words)
             assert snapshot(outside) == before, (name, words)
         assert name not in needed or status == 2

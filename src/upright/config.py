@@ -177,11 +177,11 @@ class Config(Checked):
     worker_timeout: float = 60.0
     """Seconds that a worker process may take for a step before it is replaced. (0, 86400]."""
     worker_replacements: int = 3
-    """Times that lost workers are replaced before the run ends. [0, inf)."""
+    """Times that lost workers are replaced before the run ends. [0, 1000]."""
 
     # The network
     net_arch: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers, which for an image follow Nature's three convolutions. [1, 65536]."""
+    """Widths of the hidden layers, 256 at most, which for an image follow Nature's three convolutions. [1, 65536]."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Nonlinearity between layers. Mnih 2015: relu."""
     layer_norm: bool = False
@@ -271,7 +271,7 @@ class Config(Checked):
         "max_episode_steps": "[1, inf)",
         "num_envs": "[1, 4096]",
         "worker_timeout": "(0, 86400]",
-        "worker_replacements": "[0, inf)",
+        "worker_replacements": "[0, 1000]",
         "net_arch": "[1, 65536]",
         "gamma": "[0, 1]",
         "n_steps": "[1, 1024]",
@@ -311,6 +311,8 @@ class Config(Checked):
                 f"amsgrad needs Adam's second moment, and optimizer is {self.optimizer}; "
                 "choose --optimizer adam or adamw, or leave amsgrad off."
             )
+        if len(self.net_arch) > 256:
+            raise SettingError(f"net_arch has {len(self.net_arch):,} hidden layers, but it has to have 256 at most.")
         if self.layer_norm and not self.net_arch:
             raise SettingError("layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off.")
         if self.max_grad_norm is not None and self.max_grad_value is not None:

@@ -216,7 +216,7 @@ class Run:
             self._check_rows(found)
             metrics = found.about["metrics"]
             size, sha256, elapsed = int(metrics["size"]), str(metrics["sha256"]), float(found.about["elapsed"])
-            if size < 0 or not math.isfinite(elapsed):
+            if not 0 <= size < 2**62 or not math.isfinite(elapsed):
                 raise ValueError(f"its metrics have {size} bytes after {elapsed} seconds")
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise RunError(
