@@ -862,10 +862,13 @@ ARRAYS: list[Callable[[np.ndarray], np.ndarray]] = [
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where in a JSON value something stands."""
+    """Where in a JSON value something stands, down to the tenth level."""
     yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
+    if len(path) < 10:
+        for key, inner in (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        ):
+            yield from places(inner, (*path, key))
 
 
 def change_json(value: dict[str, Any], draw: random.Random) -> str:
@@ -906,7 +909,7 @@ def change_tensors(content: bytes, draw: random.Random) -> tuple[bytes, str]:
             arrays[name] = array
         case _:
             with np.errstate(all="ignore"):
-                arrays[name] = draw.choice(ARRAYS)(arrays[name])
+                arrays[name] = np.asarray(draw.choice(ARRAYS)(arrays[name]))
     return save({key: np.ascontiguousarray(array) if array.ndim else array for key, array in arrays.items()}), name
 
 

@@ -203,6 +203,8 @@ def allowed_source(
             f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
             "if you trust the file, say so: --trust, or load(folder, trust=True)."
         )
+    if given is not None and not isinstance(given, str):
+        return source  # the user's own code, which knows what it opens
     paths = next(_paths(config.env_kwargs), None)
     if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
         what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"

@@ -174,9 +174,9 @@ class Checkpoints:
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.folder / str(step) / MANIFEST} names no state.") from error
         for segment in segments:
-            path = self._replay / segment.name
-            if storage.size_and_digest(path) != (segment.size, segment.sha256):
-                raise _not_the_named(path)
+            rows = self._replay / segment.name
+            if storage.size_and_digest(rows) != (segment.size, segment.sha256):
+                raise _not_the_named(rows)
         return Checkpoint(manifest, storage.read_tensors(path, content), segments)
 
     def _manifest(self, step: int) -> dict[str, Any]:

@@ -26,9 +26,7 @@ from upright.errors import RunError
 from upright.replay.ring import available_bytes
 
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
-LARGEST_HEADER = (
-    8 * 2**20
-)  # bytes that a safetensors file may spend on names and shapes; of 50,000 tensors, it is smaller
+LARGEST_HEADER = 8 * 2**20  # bytes of names and shapes in a safetensors file; those of 50,000 tensors are fewer
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 
@@ -118,9 +116,8 @@ def read(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file. Raises RunError for a link, a folder, a device, or more bytes than the limit."""
     with _opened(path) as (file, size):
         available = available_bytes()
-        if (
-            available is not None and 3 * size > available
-        ):  # the bytes, the arrays in them, and who they are loaded into
+        # Three times: the bytes, the arrays made of them, and who these are loaded into.
+        if available is not None and 3 * size > available:
             limit = available // 3 if limit is None else min(limit, available // 3)
         if limit is not None and size > limit:
             raise RunError(f"{path} has {size:,} bytes, more than the {limit:,} that it may have.")
