@@ -999,7 +999,7 @@ def open_and_go_on(run: Path, source: Any, may_train: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_spoiled_runs_and_policies_give_named_errors(plain: Path, masked: Path, tmp_path) -> None:
+def test_spoiled_runs_and_policies_give_named_errors(plain: Path, masked: Path, tmp_path, tried) -> None:
     tries = {"refused": 0, "opened": 0}
     for case in cases(120):
         draw = random.Random(case)
@@ -1015,18 +1015,20 @@ def test_spoiled_runs_and_policies_give_named_errors(plain: Path, masked: Path, 
                 with bounded():
                     read()
                 tries["opened"] += 1
+                tried("a run or policy spoiled: opened", True)
             except UprightError as error:
                 check_sentence(error)
                 tries["refused"] += 1
+                tried("a run or policy spoiled: refused in a sentence", True)
             except BaseException as error:
+                tried("a run or policy spoiled: refused in a sentence", False)
                 print(traceback.format_exc()[-6000:])
                 pytest.fail(f"case {case}, {what}: {error!r}")
         shutil.rmtree(tmp_path / "experiment")
-    print(f"spoiled runs and policies: {tries}")
     assert "UPRIGHT_CASE" in os.environ or (tries["opened"] and tries["refused"])
 
 
-def test_any_settings_give_a_config_or_a_setting_error() -> None:
+def test_any_settings_give_a_config_or_a_setting_error(tried) -> None:
     tries = {"refused": 0, "made": 0}
     for case in cases(400):
         draw = random.Random(case)
@@ -1039,15 +1041,17 @@ def test_any_settings_give_a_config_or_a_setting_error() -> None:
             with bounded():
                 config = Config.from_dict(settings)
             tries["made"] += 1
+            tried("any settings: a config or a sentence", True)
         except SettingError as error:
             check_sentence(error)
             tries["refused"] += 1
+            tried("any settings: a config or a sentence", True)
             continue
         except BaseException as error:
+            tried("any settings: a config or a sentence", False)
             print(traceback.format_exc()[-6000:])
             pytest.fail(f"case {case}, {str(settings)[:2000]}: {error!r}")
         assert Config.from_dict(config.to_dict()) == config or config.env_kwargs
-    print(f"settings: {tries}")
     assert "UPRIGHT_CASE" in os.environ or (tries["made"] and tries["refused"])
 
 
@@ -1090,7 +1094,7 @@ class Trained(UprightError):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_any_command_line_gives_help_a_result_or_one_sentence(monkeypatch, capsys, tmp_path) -> None:
+def test_any_command_line_gives_help_a_result_or_one_sentence(monkeypatch, capsys, tmp_path, tried) -> None:
     def stop(*words: Any, **named: Any) -> Any:
         raise Trained("It would train.")
 
@@ -1105,6 +1109,7 @@ def test_any_command_line_gives_help_a_result_or_one_sentence(monkeypatch, capsy
         except SystemExit as ended:  # of --help
             status = ended.code or 0
         except BaseException as error:
+            tried("any command line: help, a result or a sentence", False)
             print(traceback.format_exc()[-6000:])
             pytest.fail(f"case {case}, {str(words)[:2000]}: {error!r}")
         said = capsys.readouterr().err
@@ -1114,7 +1119,6 @@ def test_any_command_line_gives_help_a_result_or_one_sentence(monkeypatch, capsy
             assert said.startswith("upright: ") and said.count("\n") == 1, (case, words, said)
             status = "train" if "It would train." in said else 2
         statuses[status] = statuses.get(status, 0) + 1
-    with capsys.disabled():
-        print(f"command lines: {statuses}")
+        tried("any command line: help, a result or a sentence", True)
     assert "UPRIGHT_CASE" in os.environ or set(statuses) >= {2, "train"}
     assert not list(tmp_path.rglob("*"))  # and nothing is left behind
