@@ -591,6 +591,7 @@ HOSTILE_STATES: dict[str, Callable[[State], Any]] = {
     "no largest priority": lambda state: state.update({"replay/largest": np.array(np.nan)}),
     "negative largest priority": lambda state: state.update({"replay/largest": np.array(-3.0)}),
     "waiting in no environment": lambda state: state["nstep/env"].fill(7),
+    "waiting in an environment beyond all": lambda state: state["nstep/env"].fill(2**61),
     "waiting before the first environment": lambda state: state["nstep/env"].fill(-1),
     "waiting for ever": lambda state: state.update(
         {name: np.repeat(state[name], 10, axis=0) for name in state if name.startswith("nstep/")}

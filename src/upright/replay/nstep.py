@@ -81,8 +81,8 @@ class NStep:
         check_counts("env", state["env"], (count,))
         if any(len(array) != count for array in state.values()) or (count and not np.isfinite(state["reward"]).all()):
             raise ValueError("its unfinished steps are not whole")
-        if (np.bincount(state["env"], minlength=len(self._waiting)) >= np.array([self.n] * len(self._waiting))).any():
-            raise ValueError("more steps wait than can")
+        if (state["env"] >= len(self._waiting)).any() or (np.bincount(state["env"]) >= self.n).any():
+            raise ValueError("more steps wait than can, or in environments that there are not")
         for waiting in self._waiting:
             waiting.clear()
         for k, env in enumerate(state["env"].tolist()):
