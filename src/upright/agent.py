@@ -16,7 +16,7 @@ from upright import evaluate as evaluation
 from upright import storage
 from upright.config import Config
 from upright.errors import LONGEST_NAME, EnvironmentFault, RunError, UprightError
-from upright.learners import Learner, Problem, check_fit, make_learner, parameter_forms
+from upright.learners import Learner, Problem, check_fit, make_learner, parameter_forms, why_engine
 from upright.sources import EnvironmentSource, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
@@ -69,6 +69,13 @@ class Agent:
     def spaces(self) -> evaluation.Spaces:
         """Both, as an environment has to have them."""
         return self.observation_space, self.action_space
+
+    @property
+    def engine(self) -> str:
+        """What computes, where, and why, for people."""
+        problem = Problem(self.observations.shape, self.observations.is_image, self.actions.n)
+        why = why_engine(self.config, problem, self.has_own_network)
+        return f"engine {self.learner.engine} on {self.learner.device}: {why}"
 
     def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
         """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""

@@ -97,7 +97,8 @@ def _train(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
-    from upright.metrics import TensorBoard, Terminal
+    from upright.metrics import TensorBoard
+    from upright.terminal import Terminal
 
     started = time.perf_counter()
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
@@ -108,7 +109,7 @@ def _train(
         since = f" from step {first:,}" if first else ""
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
-            sinks.append(Terminal(console, total, run.name))
+            sinks.append(Terminal(console, total, run.name, run.agent.engine, first))
         received: list[int] = []
         evaluation = None
         with _signals(received, run):

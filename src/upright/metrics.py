@@ -1,4 +1,4 @@
-"""What a run reports, under SB3's tags, and where it goes: terminal, JSON lines, TensorBoard."""
+"""What a run reports, under SB3's tags, and where it is kept: JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from upright.sources import logger
 from upright.storage import is_own_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from upright.vectors import Outcome
 
 READ_AT_ONCE = 2**20  # bytes
@@ -250,53 +247,3 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-class Terminal:
-    """A live bar in a terminal; elsewhere a plain line every ten seconds, and one at the end."""
-
-    SECONDS_BETWEEN_LINES = 10.0
-
-    def __init__(self, console: Console, total: int, description: str) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-        from rich.table import Column
-
-        self._console = console
-        self._total = total
-        self._last = time.monotonic()
-        self._bar: Bar | None = None
-        if console.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20, table_column=Column(min_width=6)),
-                TextColumn("{task.percentage:3.0f} %"),
-                TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
-                TextColumn("{task.fields[said]}"),
-                console=console,
-            )
-            self._task = self._bar.add_task(description, total=total, said="")
-            self._bar.start()
-
-    def write(self, progress: Progress) -> None:
-        said = _say(progress.metrics)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=progress.step, said=said.replace("  ", " "))
-        elif time.monotonic() - self._last >= self.SECONDS_BETWEEN_LINES or progress.step >= self._total:
-            self._last = time.monotonic()
-            self._console.print(f"step {progress.step:,}/{self._total:,}  {said}", highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _say(metrics: dict[str, float]) -> str:
-    parts = (
-        ("return", "rollout/ep_rew_mean", "{:.1f}"),
-        ("length", "rollout/ep_len_mean", "{:.0f}"),
-        ("ε", "rollout/exploration_rate", "{:.2f}"),
-        ("loss", "train/loss", "{:.3g}"),
-        ("", "time/fps", "{:,.0f} steps/s"),
-    )
-    return "  ".join(f"{name} {form.format(metrics[tag])}".strip() for name, tag, form in parts if tag in metrics)

@@ -146,6 +146,14 @@ def _check_memory(config: Config, problem: Problem) -> None:
         )
 
 
+def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
+    """Why `make_learner` takes the engine that it takes, in a few words."""
+    if config.engine != "auto":
+        return "as chosen"
+    obstacle = obstacle_to_native(config, problem, has_own_network)
+    return "it can do all of this, and is the faster" if obstacle is None else f"because {obstacle}"
+
+
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
     """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
 
