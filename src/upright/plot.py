@@ -25,11 +25,13 @@ from upright.metrics import WINDOW, Progress
 from upright.sources import logger
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 SECONDS_BETWEEN_DRAWINGS = 0.25
-SHARE_OF_TIME = 0.02  # that drawing may take; what it slows down besides, such as the caches, comes on top
+# What a drawing may take of the time until the next; and all of them, with the dear first one, of all the time. The
+# last drawing, and what drawing slows down besides, such as the caches, come on top.
+SHARE_OF_TIME, SHARE_OF_ALL = 0.02, 0.025
 DOTS_PER_INCH = 100
 # Tol's colours, which differ for colour-blind eyes too. The lines differ in width and style as well.
 FAINT, STRONG, OTHER = "#88aacc", "#224466", "#aa3377"
@@ -39,7 +41,7 @@ def live(progresses: Iterable[Progress], title: str = "") -> Iterator[Progress]:
     """Yield what `train` yields, and draw it meanwhile: each episode's return, their mean over the last 100, and ε.
 
     Inline in Jupyter, in a window elsewhere, which stays open until the program ends; `plt.show()` keeps it longer.
-    It draws at most four times a second, and more rarely where drawing would take more than a fiftieth of the time.
+    It draws at most four times a second, and more rarely where drawing would take more than 2.5 % of the time.
     Raises MissingExtra, before anything is trained, where matplotlib is not installed.
     """
     figure = _new_figure()
@@ -73,33 +75,45 @@ class LivePlot:
     """The plot of one training: takes its reports, and draws when it is time to.
 
     returns, means, epsilon: the lines, whose data are the episodes, and ε, at their steps
+
+    To draw all of it takes ten times as long as to draw the lines and the numbers beside them, which are all that
+    changes. So only these, which matplotlib calls animated, are drawn each time, over a background that is kept.
     """
 
     def __init__(self, figure: Figure, surface: Surface, title: str, clock: Callable[[], float]) -> None:
         self._surface, self._clock = surface, clock
-        self._next = -math.inf
+        self._began = clock()
+        self._spent = 0.0  # seconds
+        self._next = self._began + SECONDS_BETWEEN_DRAWINGS
         self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._range = (0.0, 0.0)  # of the returns, and 0
+        self._total = 0
         self._steps: list[int] = []
         self._points: tuple[list[float], list[float]] = ([], [])  # each episode's return, and the mean of the last 100
         self._rates: tuple[list[int], list[float]] = ([], [])
-        self._range = (0.0, 0.0)  # of the returns, and 0
-        self._total = 0
 
-        self._axes = figure.subplots()
+        # Places are given, not sought, and ticks are few: a drawing of all takes half as long so.
+        self._axes = figure.add_axes((0.1, 0.15, 0.84, 0.7))
         right = self._axes.twinx()
-        self._axes.set(title=title, xlabel="step", ylabel="return of an episode", xlim=(0, 1), ylim=(0, 1))
-        right.set(ylabel="ε", ylim=(0, 1.05))
-        self._axes.spines["top"].set_visible(False)
-        right.spines["top"].set_visible(False)
-        # What is animated is drawn by itself, over a background with the axes that is kept.
-        (self.returns,) = self._axes.plot([], [], color=FAINT, linewidth=0.8, label="an episode", animated=True)
-        (self.means,) = self._axes.plot(
-            [], [], color=STRONG, linewidth=2, label=f"mean of the last {WINDOW}", animated=True
-        )
-        (self.epsilon,) = right.plot([], [], color=OTHER, linewidth=1, linestyle="--", label="ε", animated=True)
-        lines = [self.returns, self.means, self.epsilon]
-        figure.legend(handles=lines, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
-        surface.open(lines)
+        self._axes.set(xlabel="step", ylabel="return of an episode", xlim=(0, 1), ylim=(0, 1))
+        right.set(ylim=(0, 1.05), yticks=(0, 1))
+        right.set_ylabel("ε", color=OTHER, rotation=0)
+        self._axes.xaxis.set_label_coords(0.5, -0.13)
+        self._axes.yaxis.set_label_coords(-0.085, 0.5)
+        right.yaxis.set_label_coords(1.025, 0.5)
+        for axes in (self._axes, right):
+            axes.spines["top"].set_visible(False)
+        self._axes.locator_params(nbins=5)
+        figure.text(0.1, 0.92, title, fontsize=11)
+        (self.returns,) = self._axes.plot([], [], color=FAINT, linewidth=0.8, label="an episode")
+        (self.means,) = self._axes.plot([], [], color=STRONG, linewidth=2, label=f"mean of the last {WINDOW}")
+        (self.epsilon,) = right.plot([], [], color=OTHER, linewidth=1, linestyle="--", label="ε")
+        lines = (self.returns, self.means, self.epsilon)
+        figure.legend(handles=lines, loc="upper right", bbox_to_anchor=(0.92, 0.99), ncols=3, frameon=False, fontsize=8)
+        for artist in (changing := [*lines, self._axes.yaxis]):
+            artist.set_animated(True)
+        surface.open(changing)
+        self._count(self._began)
 
     def take(self, progress: Progress) -> None:
         """Remember a report, and draw if the last drawing was long enough ago for what it took."""
@@ -113,18 +127,32 @@ class LivePlot:
             self._rates[0].append(progress.step)
             self._rates[1].append(rate)
         self._total = progress.total
-        if self._clock() >= self._next:
+        if (now := self._clock()) >= self._next:
             self.draw()
+            self._next = self._count(now)
+
+    def _count(self, began: float) -> float:
+        """Count what a drawing has taken since it began; when there may be another."""
+        took = self._clock() - began
+        self._spent += took
+        return max(
+            began + max(SECONDS_BETWEEN_DRAWINGS, took / SHARE_OF_TIME),
+            self._began + self._spent / SHARE_OF_ALL,
+        )
 
     def draw(self, room: float = 0.3) -> None:
         """Draw all that was taken so far; where the axes need other limits, with that share of room besides."""
-        began = self._clock()
         self.returns.set_data(self._steps, self._points[0])
         self.means.set_data(self._steps, self._points[1])
         self.epsilon.set_data(*self._rates)
-        self._surface.draw(afresh=self._widen(room))
-        took = self._clock() - began
-        self._next = began + max(SECONDS_BETWEEN_DRAWINGS, took / SHARE_OF_TIME)
+        lowest, highest = self._range
+        low, high = self._axes.get_ylim()
+        if lowest < low or highest > high or (low, high) == (0, 1):
+            room *= (highest - lowest) or 1.0
+            self._axes.set_ylim(lowest - room if lowest else 0, highest + room if highest or not lowest else 0)
+        afresh: bool = self._axes.get_xlim()[1] != self._total
+        self._axes.set_xlim(0, self._total)
+        self._surface.draw(afresh)
 
     def close(self) -> None:
         """Draw everything once more, with limits that fit, and let go of the figure."""
@@ -133,31 +161,18 @@ class LivePlot:
             self.draw(room=0.05)
         self._surface.close()
 
-    def _widen(self, room: float) -> bool:
-        """Make room for all points, and more than they need, since new limits mean to draw the axes anew."""
-        axes, lowest, highest = self._axes, *self._range
-        changed: bool = axes.get_xlim()[1] != self._total
-        if changed:
-            axes.set_xlim(0, self._total)
-        low, high = axes.get_ylim()
-        if lowest < low or highest > high or (low, high) == (0, 1):
-            room *= (highest - lowest) or 1.0
-            axes.set_ylim(lowest - room if lowest < 0 else 0.0, highest + room if highest > 0 or lowest == 0 else 0.0)
-            changed = True
-        return changed
-
 
 class Surface(Protocol):
     """Where a figure is shown."""
 
-    def open(self, lines: list[Line2D]) -> None:
-        """Show it, with the lines that change."""
+    def open(self, changing: list[Artist]) -> None:
+        """Make it ready; only these parts of it change from one drawing to the next."""
 
     def draw(self, afresh: bool) -> None:
-        """Show what has changed: afresh with the axes, else only the lines."""
+        """Show what has changed; afresh where it is more than that."""
 
     def close(self) -> None:
-        """Show it as it remains."""
+        """Leave it as it is."""
 
 
 class Inline:
@@ -166,10 +181,10 @@ class Inline:
     def __init__(self, figure: Figure) -> None:
         self._figure = figure
         self._handle: Any = None
-
-    def open(self, lines: list[Line2D]) -> None:
-        self._lines = lines
         self._background: Any = None
+
+    def open(self, changing: list[Artist]) -> None:
+        self._changing = changing
 
     def draw(self, afresh: bool) -> None:
         from IPython.display import Image, display
@@ -180,8 +195,8 @@ class Inline:
             self._background = canvas.copy_from_bbox(self._figure.bbox)
         else:
             canvas.restore_region(self._background)
-        _draw_lines(self._lines)
-        image = Image(data=_png(canvas), format="png")
+        _draw(self._changing)
+        image = Image(data=_png(canvas), format="png")  # type: ignore[no-untyped-call]
         if self._handle is None:
             self._handle = display(image, display_id=True)  # type: ignore[no-untyped-call]
         else:
@@ -196,22 +211,21 @@ class Window:
 
     def __init__(self, figure: Figure) -> None:
         self._figure = figure
-
-    def open(self, lines: list[Line2D]) -> None:
-        canvas: Any = self._figure.canvas
-        self._lines = lines
         self._background: Any = None
+
+    def open(self, changing: list[Artist]) -> None:
+        canvas: Any = self._figure.canvas
+        self._changing = changing
         canvas.mpl_connect("draw_event", self._keep)  # also where the window has another size now
         if canvas.manager is not None:
             canvas.manager.show()
-        canvas.draw()
         canvas.flush_events()
 
     def _keep(self, event: Any) -> None:
         canvas: Any = self._figure.canvas
         if canvas.supports_blit:
             self._background = canvas.copy_from_bbox(self._figure.bbox)
-        _draw_lines(self._lines)
+        _draw(artist for artist in self._changing if artist.get_animated())
 
     def draw(self, afresh: bool) -> None:
         canvas: Any = self._figure.canvas
@@ -219,21 +233,21 @@ class Window:
             canvas.draw()
         else:
             canvas.restore_region(self._background)
-            _draw_lines(self._lines)
+            _draw(self._changing)
             canvas.blit(self._figure.bbox)
         canvas.flush_events()
 
     def close(self) -> None:
-        for line in self._lines:
-            line.set_animated(False)  # from here on the figure is like any other
-        self._figure.canvas.draw()
+        for artist in self._changing:
+            artist.set_animated(False)  # from here on the figure is like any other
+        self._figure.canvas.draw_idle()
         self._figure.canvas.flush_events()
 
 
-def _draw_lines(lines: list[Line2D]) -> None:
-    for line in lines:
-        assert line.axes is not None
-        line.axes.draw_artist(line)
+def _draw(artists: Iterable[Artist]) -> None:
+    for artist in artists:
+        assert artist.axes is not None
+        artist.axes.draw_artist(artist)
 
 
 def _png(canvas: Any) -> bytes:
@@ -241,7 +255,7 @@ def _png(canvas: Any) -> bytes:
 
     content = io.BytesIO()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture.save(content, "PNG", compress_level=3, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+    picture.save(content, "PNG", compress_level=1, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return content.getvalue()
 
 
@@ -257,7 +271,7 @@ def pyplot() -> Any:
 def _new_figure() -> Figure:
     """A figure in a window where matplotlib has windows; else one that pyplot does not know, nor shows by itself."""
     module = pyplot()
-    figure: Figure = module.figure(figsize=(7, 3.2), dpi=DOTS_PER_INCH, layout="constrained")
+    figure: Figure = module.figure(figsize=(7, 3.2), dpi=DOTS_PER_INCH)
     if not _has_window(figure):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
