@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch.
+"""The `upright` command: envs, train, resume, evaluate, watch, record, plot.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Resume, Train, Watch, parse
+from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
 from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -264,12 +264,38 @@ def watch(arguments: Watch) -> int:
     return 0
 
 
+def plot(arguments: Plot) -> int:
+    """Draw the curves of runs into a file."""
+    from upright.curves import plot
+
+    for experiment in plot(arguments.runs, arguments.out, arguments.returns, arguments.smooth):
+        print(f"{experiment.env}, {experiment.label}: {', '.join(experiment.curves)}")
+    print(f"Picture: {arguments.out}")
+    return 0
+
+
+def record(arguments: Record) -> int:
+    """Write episodes of a saved policy to a video."""
+    from upright.agent import load
+    from upright.record import record
+
+    agent = load(arguments.run, trust=arguments.trust)
+    for reward, length in record(
+        agent, arguments.out, arguments.episodes, arguments.seed, arguments.env, arguments.plain
+    ):
+        print(f"return {reward:g} in {length:,} steps")
+    print(f"Video: {arguments.out}")
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
+    "record": (Record, record),
+    "plot": (Plot, plot),
 }
 
 

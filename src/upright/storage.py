@@ -17,7 +17,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import numpy as np
@@ -46,6 +46,24 @@ def write(path: Path, content: bytes) -> None:
         raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
     finally:
         with contextlib.suppress(OSError):  # where it took its place, it is no longer there
+            os.unlink(temporary)  # noqa: PTH108
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file for what is too large to be kept in memory: it takes its name when the block ends, if it ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make_folder(path.parent)
+        with open(temporary, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
+    finally:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
 
 
