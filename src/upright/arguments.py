@@ -120,7 +120,7 @@ class Plot:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Folders of runs, or of experiments, whose seeds become one curve."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
-    """The picture to write: .png, .svg or .pdf."""
+    """The picture to write; its suffix says as what: png, svg or pdf."""
     returns: Literal["auto", "train", "eval"] = "auto"
     """Of the episodes while training, or of the evaluations; auto: the evaluations', where all runs have some."""
     smooth: int | None = None
@@ -134,7 +134,7 @@ class Record:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, or of a saved policy."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
-    """The video to write: .mp4, .gif or .webp."""
+    """The video to write; its suffix says as what: mp4, gif or webp."""
     episodes: int = 1
     """Episodes to record. [1, inf)."""
     plain: bool = False

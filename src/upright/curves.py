@@ -64,26 +64,30 @@ class Experiment:
 def read_curve(run: Path, returns: Literal["train", "eval"]) -> Curve:
     """The episodes' returns, or the evaluations' mean returns, in a run's metrics.jsonl, as far as it is written."""
     tag = "rollout/ep_rew" if returns == "train" else "eval/mean_reward"
-    points = [(line["step"], line[tag]) for line in _lines(run / "metrics.jsonl") if tag in line]
-    table = np.array(points, np.float64).reshape(-1, 2)
+    table = np.array(list(_points(run / "metrics.jsonl", tag)), np.float64).reshape(-1, 2)
     return Curve(table[:, 0], table[:, 1])
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Its objects. The last line may be in the midst of being written, or was when the process was killed."""
+def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
+    """The step and the value of each line with that tag.
+
+    The last line may be in the midst of being written, or was when the process was killed.
+    """
     content = storage.read(path)
     whole = content[: content.rfind(b"\n") + 1]
     for number, text in enumerate(whole.splitlines(), 1):
         try:
             line = json.loads(text)
-            if not all(name == "step" or "/" in name for name in line):
-                raise ValueError("it is no record")
-            if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in line.values()):
-                raise ValueError("it holds what is no number")
-            line["step"]
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            raise RunError(f"{path} is damaged in line {number}: {error}; remove that line.") from error
-        yield line
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict) or not all(map(_is_number, (line.get("step"), line.get(tag, 0)))):
+            raise RunError(f"{path} is damaged in line {number}, which is no record; remove that line.")
+        if tag in line:
+            yield line["step"], line[tag]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:

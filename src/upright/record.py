@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from upright.envs import Environment
 from upright.errors import EnvironmentFault, MissingExtra, RunError, SettingError
 from upright.evaluate import check_request, evaluate
 from upright.sources import EnvironmentSource, first_line
-from upright.watch import Moment, make_rendered, play
+from upright.watch import Moment, has_display, make_rendered, play
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 DEFAULT_RATE = 30  # frames a second, of an environment that does not say it
@@ -58,6 +59,8 @@ def record(
             name = {"av": "PyAV", "PIL": "Pillow"}[module]
             raise MissingExtra(f"{name} is not installed: pip install 'upright[video]'") from error
     source = agent.where_to_act(env)
+    if not has_display():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or SDL complains, though it is to open no window
     mend = "add it there, and a render() that returns an array of height × width × 3 bytes"
     environment = make_rendered(agent, source, seed, "rgb_array", mend)
     try:

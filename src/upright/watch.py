@@ -63,6 +63,11 @@ def make_rendered(agent: Agent, source: EnvironmentSource, seed: int, mode: str,
     return make_environment(source, agent.config, seed, EVALUATION_INDEX, render_mode=mode)
 
 
+def has_display() -> bool:
+    """Whether there is anything that a window could open on, as far as one can tell without trying."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def watch(
     agent: Agent, episodes: int, seed: int = 0, env: EnvironmentSource | None = None
 ) -> Iterator[tuple[float, int]]:
@@ -73,7 +78,7 @@ def watch(
     """
     source = agent.where_to_act(env)
     check_request(episodes, seed)
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_display():
         raise EnvironmentFault(
             f"There is no display to watch {describe(source)} on: neither DISPLAY nor WAYLAND_DISPLAY is set; "
             "run it in a desktop session, or make a video of it: upright record RUN -o episode.mp4."
