@@ -239,7 +239,9 @@ def test_where_nothing_can_be_shown_training_goes_on_and_that_is_said(caplog) ->
 
 def test_without_matplotlib_the_line_that_installs_it(monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(upright.errors.MissingExtra, match=r"^matplotlib is not installed: pip install 'upright\[plot\]'$"):
+    with pytest.raises(
+        upright.errors.MissingExtra, match=r"^matplotlib is not installed: pip install 'upright\[plot\]'$"
+    ):
         live([])
     agent = upright.DQN("CartPole-v1", preset=TINY)
     with pytest.raises(upright.errors.MissingExtra):
@@ -304,7 +306,11 @@ def test_elsewhere_there_are_plain_lines_every_ten_seconds_and_at_the_end(monkey
         clock.now += 0.25
         terminal.write(Progress(step, 100, (), METRICS))
     terminal.close()
-    assert [line.split("  ")[0] for line in file.getvalue().splitlines()] == ["step 40/100", "step 80/100", "step 100/100"]
+    assert [line.split("  ")[0] for line in file.getvalue().splitlines()] == [
+        "step 40/100",
+        "step 80/100",
+        "step 100/100",
+    ]
     assert file.getvalue().splitlines()[-1] == (
         "step 100/100  return 123.5  length 67  ε 0.25  loss 0.0123  15,432 steps/s"
     )
@@ -420,7 +426,7 @@ def test_a_run_that_is_being_written_is_read_as_far_as_it_is_whole(tmp_path) -> 
     content = (run / "metrics.jsonl").read_bytes()
     for size in range(len(content) + 1):
         (run / "metrics.jsonl").write_bytes(content[:size])
-        assert len(read_curve(run, "train").steps) == content[:size].count(b"rollout/ep_len\": 1}\n")
+        assert len(read_curve(run, "train").steps) == content[:size].count(b'rollout/ep_len": 1}\n')
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "5", '{"step": "a", "rollout/ep_rew": 1.0}', '{"rollout/ep_rew": 1.0}', "\x00",
