@@ -78,6 +78,10 @@ def agent_on(source: Any = Coloured, **settings: Any) -> upright.Agent:
     return upright.DQN(source, preset=SMALL, **settings).agent
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def decoded(path: Path) -> tuple[np.ndarray, float]:
     """All frames `[N, H, W, 3]`, and the seconds that they last."""
     if path.suffix == ".mp4":
@@ -104,7 +108,7 @@ def test_a_video_has_a_frame_for_each_state_of_each_episode(suffix: str, tmp_pat
     assert frames.shape[1:3] == ((60, 82) if suffix == ".mp4" else (60, 81)), "H.264 wants even numbers of pixels"
     red = frames[:, 30, 40, 0].astype(int)
     np.testing.assert_allclose(red, [20 * step for step in range(10)] * 2, atol=8)
-    assert os.listdir(tmp_path) == [path.name]
+    assert names(tmp_path) == [path.name]
 
 
 def test_the_values_stand_beside_the_frame_as_they_are(tmp_path) -> None:
@@ -213,14 +217,14 @@ def test_what_cannot_be_recorded_is_said_and_an_older_video_stays(fault, error, 
     with pytest.raises(error) as raised:
         record(agent_on(env_kwargs={"fault": fault}), path, plain=True)
     assert says in str(raised.value)
-    assert path.read_bytes() == b"older" and os.listdir(tmp_path) == [path.name]
+    assert path.read_bytes() == b"older" and names(tmp_path) == [path.name]
 
 
 def test_an_animation_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("upright.record.LARGEST_ANIMATION", 60 * 81 * 5)
     with pytest.raises(UprightError, match=r"A \.gif of more than 5 frames .* record an \.mp4, or fewer episodes"):
         record(agent_on(), tmp_path / "e.gif", plain=True)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_full_disk_is_said(tmp_path) -> None:
@@ -229,7 +233,7 @@ def test_a_full_disk_is_said(tmp_path) -> None:
     (tmp_path / f".e.mp4.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(UprightError, match=r"e\.mp4 cannot be written: No space left on device; choose another place"):
         record(agent_on(), tmp_path / "e.mp4", plain=True)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(("module", "name"), [("av", "PyAV"), ("PIL", "Pillow")])
@@ -238,7 +242,7 @@ def test_a_missing_package_answers_with_the_line_that_installs_it(module, name, 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"^{name} is not installed: pip install 'upright\[video\]'$"):
         record(agent, tmp_path / "e.mp4")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 # --- the commands ---
@@ -285,7 +289,7 @@ def test_a_mistake_gives_one_sentence_and_leaves_nothing(words, says, cartpole, 
     assert main(words.replace("POLICY", str(cartpole)).split()) == 2
     said = capsys.readouterr().err
     assert said.startswith("upright: ") and says in said and said.count("\n") == 1
-    assert sorted(os.listdir(tmp_path)) == ["file", "here.mp4"]
+    assert names(tmp_path) == ["file", "here.mp4"]
 
 
 def test_without_a_display_watch_offers_a_video(cartpole, monkeypatch, capsys) -> None:
