@@ -271,7 +271,8 @@ def _animation(file: IO[bytes], form: str, rate: Fraction) -> Iterator[Draw]:
 
     yield write
     if frames:
-        options = {"quality": 60, "method": 4} if form == "WEBP" else {}
+        # Flat colours and letters are smaller, and sharper, without loss than with it.
+        options = {"lossless": True, "quality": 30, "method": 2} if form == "WEBP" else {}
         frames[0].save(
             file, form, save_all=True, append_images=frames[1:], duration=float(1000 * every / rate), loop=0, **options
         )
