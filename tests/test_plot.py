@@ -407,6 +407,19 @@ def test_a_threshold_is_a_line_of_its_own(experiment) -> None:
     assert made.axes[0].lines[-1].get_ydata() == [12.5, 12.5]
 
 
+def test_names_are_no_mathematics_and_none_is_left_out(tmp_path) -> None:
+    for name in ("_mine", r"a $\no^{command$"):
+        run = write_run(tmp_path / name / "seed-0", [(5, 1.0)])
+        (run.parent / "config.json").write_text(json.dumps({"name": r"$\frac{$" if name == "_mine" else "\x1b[2J"}))
+    made = draw(*read_experiments([tmp_path / "_mine", tmp_path / r"a $\no^{command$"], "train"))
+    made.canvas.draw()
+    labels = [text.get_text() for text in made.axes[0].get_legend().get_texts()]
+    assert labels == [r"$\frac{$, _mine, seed-0", f"{tmp_path.name}, a $\\no^{{command$, seed-0"]
+    made = draw(*read_experiments([tmp_path / "_mine"], "train"))
+    made.canvas.draw()
+    assert [text.get_text() for text in made.axes[0].get_legend().get_texts()] == [" _mine, seed-0"]
+
+
 def test_plot_writes_whole_pictures(experiment, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for suffix in ("png", "svg", "pdf"):
@@ -433,7 +446,8 @@ def test_a_run_that_is_being_written_is_read_as_far_as_it_is_whole(tmp_path) -> 
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "5", '{"step": "a", "rollout/ep_rew": 1.0}', '{"rollout/ep_rew": 1.0}', "\x00",
-                                  '{"step": 1, "rollout/ep_rew": NaN}', "[" * 100_000])  # fmt: skip
+                                  '{"step": 1, "rollout/ep_rew": NaN}', "[" * 100_000,
+                                  '{"step": 1' + "0" * 400 + ', "rollout/ep_rew": 1.0}'])  # fmt: skip
 def test_a_damaged_line_is_named(line: str, tmp_path, capsys) -> None:
     run = write_run(tmp_path / "mine" / "seed-0", [(5, 1.0)])
     with open(run / "metrics.jsonl", "a") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -227,10 +228,11 @@ def test_an_animation_that_would_fill_the_memory_is_refused(tmp_path, monkeypatc
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_is_said(tmp_path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("there is no /dev/full here")
-    (tmp_path / f".e.mp4.{os.getpid()}").symlink_to("/dev/full")
+def test_a_full_disk_is_said(tmp_path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("upright.storage.os.fsync", full)
     with pytest.raises(UprightError, match=r"e\.mp4 cannot be written: No space left on device; choose another place"):
         record(agent_on(), tmp_path / "e.mp4", plain=True)
     assert names(tmp_path) == []

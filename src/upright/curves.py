@@ -20,6 +20,7 @@ from upright.plot import pyplot
 Returns = Literal["auto", "train", "eval"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
+LONGEST_NAME = 100  # characters of an environment's name, in a title
 LARGEST_GRID = 1_000  # points of an interquartile mean
 # Tol's bright colours, which differ for colour-blind eyes too, each with a style of its own.
 COLOURS = ("#4477aa", "#cc6600", "#228833", "#aa3377", "#332288", "#66ccee", "#bbbbbb")
@@ -87,7 +88,10 @@ def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:
@@ -130,11 +134,12 @@ def _runs(folder: Path) -> list[Path]:
 
 
 def _environment(experiment: Path) -> str:
-    """The environment's name; the folder's above, where nothing tells it."""
+    """The environment's name; the folder's above, where nothing tells one that can be printed."""
     try:
-        return str(storage.read_json(experiment / "config.json")["name"])
+        name = str(storage.read_json(experiment / "config.json")["name"])
     except (RunError, KeyError):
-        return experiment.parent.name
+        name = ""
+    return name if name.isprintable() and 0 < len(name) <= LONGEST_NAME else experiment.parent.name
 
 
 def _threshold(experiment: Path, runs: Iterable[Path]) -> float | None:
@@ -144,7 +149,7 @@ def _threshold(experiment: Path, runs: Iterable[Path]) -> float | None:
             threshold = storage.read_json(run / "result.json").get("threshold")
         except RunError:
             continue
-        if isinstance(threshold, (int, float)):
+        if _is_number(threshold):
             return float(threshold)
     import gymnasium
 
@@ -186,6 +191,7 @@ def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], s
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
         curves = {name: curve.smoothed(window) for name, curve in experiment.curves.items()}
         label = experiment.label if len(environments) == 1 else f"{experiment.env}, {experiment.label}"
+        label = f" {label}" if label.startswith("_") else label  # matplotlib leaves such out of a legend
         count = len(curves)
         for name, curve in curves.items():
             alone = {"label": f"{label}, {name}", "linewidth": 1.6, "linestyle": style}
@@ -206,11 +212,12 @@ def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], s
     axes.set(
         xlabel="environment steps",
         ylabel=what if window == 1 else f"{what},\nmean of {window} {unit}",
-        title=next(iter(environments)) if len(environments) == 1 else "",
     )
+    axes.set_title(next(iter(environments)) if len(environments) == 1 else "", parse_math=False)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    for text in axes.legend(frameon=False, fontsize=8).get_texts():
+        text.set_parse_math(False)  # a dollar in a name is a dollar
     return figure
 
 

@@ -104,7 +104,7 @@ class LivePlot:
         for axes in (self._axes, right):
             axes.spines["top"].set_visible(False)
         self._axes.locator_params(nbins=5)
-        figure.text(0.1, 0.92, title, fontsize=11)
+        figure.text(0.1, 0.92, title, fontsize=11, parse_math=False)
         (self.returns,) = self._axes.plot([], [], color=FAINT, linewidth=0.8, label="an episode")
         (self.means,) = self._axes.plot([], [], color=STRONG, linewidth=2, label=f"mean of the last {WINDOW}")
         (self.epsilon,) = right.plot([], [], color=OTHER, linewidth=1, linestyle="--", label="ε")

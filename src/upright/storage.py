@@ -55,7 +55,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         make_folder(path.parent)
-        with open(temporary, "w+b") as file:
+        remove(temporary)
+        with open(temporary, "x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
