@@ -16,9 +16,10 @@ inline void log_softmax(Size rows, Size columns, float* __restrict values) {
         }
     for (Size r = 0; r < rows; ++r)
         for (Size b = 0; b < columns; ++b) sum[b] += exponential(values[r * columns + b] - largest[b]);
-    for (Size b = 0; b < columns; ++b) largest[b] += logarithm(sum[b]);
+    for (Size b = 0; b < columns; ++b) sum[b] = logarithm(sum[b]);
+    // In this order no digit is lost beside a large value.
     for (Size r = 0; r < rows; ++r)
-        for (Size b = 0; b < columns; ++b) values[r * columns + b] -= largest[b];
+        for (Size b = 0; b < columns; ++b) values[r * columns + b] = (values[r * columns + b] - largest[b]) - sum[b];
 }
 
 inline float support(const LossSettings& loss, Size atom) {

@@ -380,6 +380,42 @@ def test_matrices_of_every_shape_are_multiplied_right(instruction_set: str, batc
         assert (np.abs(gradient["advantage.0.bias"] - slope.sum(axis=0)) <= tolerance * size.sum(axis=0)).all()
 
 
+FUNCTIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+@each_set
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_activations_are_right_to_the_last_digits(activation: str, instruction_set: str) -> None:
+    """Q(s) = f(s) by weights of 1, from the smallest numbers to where f is flat."""
+    learner = native(instruction_set, Problem((1,), False, 1), net_arch=(1,), activation=activation)
+    learner.load_parameters(
+        {name: np.full_like(value, "weight" in name) for name, value in learner.parameters().items()}
+    )
+    sizes = np.concatenate([np.geomspace(1e-30, 80, 20_000), np.linspace(0, 20, 20_000)]).astype(F32)
+    for x in (sizes, -sizes):
+        exact = FUNCTIONS[activation](x.astype(F64))
+        np.testing.assert_allclose(learner.q_values(x[:, None])[:, 0], exact, rtol=8 * 2.0**-24, atol=1e-36)
+        alone = np.concatenate([learner.q_values(each[None, None]) for each in x[::1_000]])[:, 0]
+        np.testing.assert_allclose(alone, exact[::1_000], rtol=8 * 2.0**-24, atol=1e-36)
+
+
+@each_set
+def test_a_softmax_of_any_logits_is_a_distribution(instruction_set: str) -> None:
+    loss = Categorical(atoms=11, v_min=-1.0, v_max=2.0)
+    learner = native(instruction_set, Problem((11,), False, 1), net_arch=(), loss=loss)
+    learner.load_parameters({"advantage.0.weight": np.eye(11, dtype=F32), "advantage.0.bias": np.zeros(11, F32)})
+    random = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 30.0, 1e3, 1e30):
+        logits = (scale * random.standard_normal((200, 11))).astype(F32)
+        likelihood = np.exp(logits.astype(F64) - logits.max(axis=1, keepdims=True))
+        exact = (likelihood / likelihood.sum(axis=1, keepdims=True)) @ np.linspace(-1, 2, 11)
+        np.testing.assert_allclose(learner.q_values(logits)[:, 0], exact, rtol=0, atol=2e-6)
+
+
 @each_set
 @pytest.mark.parametrize("kind", ["q_learning", "categorical", "quantile"])
 def test_an_observation_is_worth_the_same_alone_and_in_a_batch(instruction_set: str, kind: str) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 class Learner:
     """Two networks, the gradient and the optimiser; `bind` gives it the columns of a replay memory to gather from.
 
-    Raises ValueError, IndexError or TypeError for what does not fit, before anything is changed.
+    Raises ValueError, IndexError or TypeError for what does not fit, before anything is changed, RuntimeError while it
+    updates in another thread, and MemoryError for what this machine cannot hold.
     """
 
     def __init__(
