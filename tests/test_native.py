@@ -417,7 +417,7 @@ def test_a_softmax_of_any_logits_is_a_distribution(instruction_set: str) -> None
 
 
 @each_set
-@pytest.mark.parametrize("kind", ["q_learning", "categorical", "quantile"])
+@pytest.mark.parametrize("kind", EVERYTHING)
 def test_an_observation_is_worth_the_same_alone_and_in_a_batch(instruction_set: str, kind: str) -> None:
     for width in (1, 7, 16, 33, 130):
         settings = {**EVERYTHING[kind], "layer_norm": width > 1}
@@ -557,7 +557,7 @@ def trained(learner: NativeLearner, updates: int = 40) -> dict[str, np.ndarray]:
 
 
 @each_set
-@pytest.mark.parametrize("kind", ["q_learning", "categorical", "quantile"])
+@pytest.mark.parametrize("kind", EVERYTHING)
 def test_the_seed_decides_every_bit(instruction_set: str, kind: str) -> None:
     make = functools.partial(native, instruction_set, optimizer="adam", net_arch=(30, 20), **EVERYTHING[kind])
     first = trained(make(seed=3))
@@ -844,7 +844,7 @@ def test_counters_and_shares_that_cannot_be_are_refused() -> None:
 
 
 @each_set
-@pytest.mark.parametrize("kind", ["q_learning", "categorical", "quantile"])
+@pytest.mark.parametrize("kind", EVERYTHING)
 @pytest.mark.parametrize("where", ["obs", "next_obs", "reward", "discount", "weight", "large reward"])
 def test_what_is_no_number_ends_in_diverged_and_changes_nothing(instruction_set: str, kind: str, where: str) -> None:
     config = {"optimizer": "adam", "replay": Prioritised(), "net_arch": (20, 9), **EVERYTHING[kind]}
@@ -908,12 +908,54 @@ GARBAGE = st.one_of(
 )
 
 
-def good_arguments() -> dict[str, dict[str, Any]]:
+IMPLICIT = {"loss": "implicit_quantile", "outputs": 5, "targets": 6, "policy_fractions": 4, "cosines": 7}
+FRACTIONS = {"fractions": np.full((6, 5), 0.3, F32), "target_fractions": np.full((6, 6), 0.7, F32)}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"outputs": 65}, {"targets": 65}, {"policy_fractions": 65}, {"outputs": 0}, {"targets": 0}, {"targets": -1},
+        {"policy_fractions": 0}, {"policy_fractions": -1}, {"cosines": 0}, {"cosines": -1}, {"cosines": 2**31},
+        {"cosines": 2**62}, {"cosines": 2**31 - 1, "widths": [2**31 - 1, 8]}, {"targets": 2**62},
+        {"loss": "quantile"}, {"loss": "q_learning"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_fractions_that_cannot_be_asked_for_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, MemoryError)):
+        made(**{**IMPLICIT, **settings})
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_fractions_that_do_not_fit_are_refused_and_nothing_is_learned(name: str) -> None:
+    learner = bound(**IMPLICIT)
+    before, good = learner.online.copy(), FRACTIONS[name]
+    for wrong in (
+        None,
+        good[:5],
+        good[:, :4],
+        good.ravel(),
+        good[0, 0],
+        askew(good),
+        np.zeros((0, 0), F32),
+        "half",
+        1j * good,
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            learner.update(PLACE, None, 0.1, None, **{**FRACTIONS, name: wrong})
+        np.testing.assert_array_equal(learner.online, before)
+    with pytest.raises(ValueError, match="implicit quantiles, and only they"):
+        bound().update(PLACE, None, 0.1, None, **FRACTIONS)
+    assert learner.update(PLACE, None, 0.1, None, **FRACTIONS)
+
+
+def good_arguments(fractions: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    update = {"place": PLACE, "weight": np.ones(6), "learning_rate": 1e-3, "priority": np.empty(6, F32)}
     return {
         "bind": columns(),
-        "update": {"place": PLACE, "weight": np.ones(6), "learning_rate": 1e-3, "priority": np.empty(6, F32)},
+        "update": {**update, **fractions},
         "q_values": {"obs": np.zeros((5, 4), F32), "q": np.empty((5, 3), F32), "noisy": False},
-        "set_noise": {"of_target": False, "drawn": np.zeros(23, F32)},
         "update_target": {"share": 0.5},
     }
 
@@ -922,22 +964,25 @@ def good_arguments() -> dict[str, dict[str, Any]]:
 @settings(max_examples=100 * EXAMPLES)
 @given(data=st.data())
 def test_garbage_is_refused_or_taken_but_breaks_nothing(data: Any) -> None:
-    learner = bound(noisy=True)
+    kind, fractions = data.draw(st.sampled_from([({}, {}), (IMPLICIT, FRACTIONS)]))
+    learner = bound(noisy=True, **kind)
+    noise = np.ones(learner.noise_size, F32)
     for _ in range(data.draw(st.integers(1, 4))):
-        method = data.draw(st.sampled_from(sorted(good_arguments())))
-        arguments = good_arguments()[method]
+        given = good_arguments(fractions) | {"set_noise": {"of_target": False, "drawn": noise}}
+        method = data.draw(st.sampled_from(sorted(given)))
+        arguments = given[method]
         for name in data.draw(st.lists(st.sampled_from(sorted(arguments)), max_size=2)):
             arguments[name] = data.draw(GARBAGE)
         with contextlib.suppress(*REFUSED):
             getattr(learner, method)(**arguments)
-    # A memory of zeros, actions 0, may have been bound; from a good one all goes on.
+    # Another memory may have been bound, and numbers been learned that are none; from good ones all goes on.
     learner.bind(**columns())
     learner.online[:] = learner.target[:] = 0.1
     for moments_of in (learner.first_moment, learner.second_moment):
         moments_of[:] = 0
     for of_target in (False, True):
-        learner.set_noise(of_target, np.ones(23, F32))
-    assert learner.update(PLACE, None, 1e-3, None)
+        learner.set_noise(of_target, noise)
+    assert learner.update(PLACE, None, 1e-3, None, **fractions)
     assert np.isfinite(learner.online).all()
 
 
