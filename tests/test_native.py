@@ -679,7 +679,7 @@ def test_settings_that_cannot_work_are_refused_before_memory_is_taken(settings: 
 
 def test_a_network_too_large_for_the_machine_is_refused_in_one_sentence() -> None:
     with pytest.raises(UprightError, match=r"^The network needs more memory than this machine has: lower net_arch\.$"):
-        native(net_arch=(65_536,) * 512)
+        native(net_arch=(65_536,) * 256)
 
 
 def test_what_was_never_made_is_refused() -> None:
