@@ -361,9 +361,6 @@ class Run:
         except (RunError, OSError) as error:
             logger.warning(f"No checkpoint at step {self.step:,}: {error} Training goes on.")
             return
-        finally:
-            del state
-            storage.give_back_memory()
         self.checkpointed = self.step
 
     def _check_finite(self, state: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,6 @@ Everything that a run keeps is written through `write` (but for metrics.jsonl, w
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import io
@@ -16,7 +15,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -238,13 +236,6 @@ def refuse_link(path: Path) -> None:
     """Raise RunError where a run's own folder or file is a link."""
     if path.is_symlink():
         raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
-
-
-def give_back_memory() -> None:
-    """Give what was needed to write, and is free again, back to the system: glibc would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def lock(folder: Path) -> filelock.BaseFileLock:
