@@ -206,7 +206,8 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name
             ):
                 yield f"os.{name}"
-            case ast.Attribute(attr="import_module") if module != "sources.py":
+            # sources.py imports what the user names, or a file that is trusted; record.py two packages by their names.
+            case ast.Attribute(attr="import_module") if module not in ("sources.py", "record.py"):
                 yield "import_module"
             case ast.keyword(arg="allow_pickle" | "weights_only" as name) | ast.Constant(value="allow_pickle" as name):
                 yield str(name)
@@ -301,7 +302,7 @@ def test_a_run_of_nothing_but_pickles(plain: Path, tmp_path, capsys) -> None:
     for path in [*run.parent.rglob("*")]:
         if path.is_file():
             path.write_bytes(pickle.dumps(Malicious(marker)))
-    for words in every_command(run):
+    for words in [*every_command(run), ["plot", str(run), "--out", "a.png"], ["record", str(run), "--out", "a.gif"]]:
         assert one_sentence_or_success(words, capsys) == 2
     assert not marker.exists()
 
@@ -834,6 +835,31 @@ def test_a_resumed_run_that_fails_at_step_0_is_not_removed(tmp_path, capsys, mon
     with pytest.raises(ZeroDivisionError):
         main(["resume", "experiment/seed-0"])
     assert (tmp_path / "experiment/seed-0/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": NaN, "env": 0, "rollout/ep_rew": 1}', b'{"step": 1e999, "rollout/ep_rew": 1}', b"[" * 100_000, b"\xff", b"null",
+        b'{"step": 1, "rollout/ep_rew": ' + b"9" * 4000 + b"}", b'{"step": "1", "rollout/ep_rew": [1]}', b"\x80\x04\x95",
+        b'{"step": -1e308, "env": 0, "rollout/ep_rew": 1e308}',
+    ],
+)  # fmt: skip
+def test_hostile_metrics_are_drawn_or_refused(line: bytes, plain: Path, tmp_path, capsys) -> None:
+    run = copied(plain, tmp_path / "experiment")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    one_sentence_or_success(["plot", str(run), "--out", "curve.svg", "--returns", "train"], capsys)
+
+
+def test_metrics_are_drawn_through_no_link(plain: Path, tmp_path, capsys) -> None:
+    run = copied(plain, tmp_path / "experiment")
+    link_out(run, Path("metrics.jsonl"), tmp_path / "outside")
+    assert one_sentence_or_success(["plot", str(run), "--out", "curve.svg"], capsys) == 2
+    (run / "metrics.jsonl").unlink()
+    with (run / "metrics.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    assert one_sentence_or_success(["plot", str(run), "--out", "curve.svg"], capsys) == 2
 
 
 # Fuzzing
