@@ -206,8 +206,8 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name
             ):
                 yield f"os.{name}"
-            # sources.py imports what the user names, or a file that is trusted; record.py two packages by their names.
-            case ast.Attribute(attr="import_module") if module not in ("sources.py", "record.py"):
+            # sources.py imports what the user names, or a file that is trusted.
+            case ast.Attribute(attr="import_module") if module != "sources.py":
                 yield "import_module"
             case ast.keyword(arg="allow_pickle" | "weights_only" as name) | ast.Constant(value="allow_pickle" as name):
                 yield str(name)
