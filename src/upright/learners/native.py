@@ -71,9 +71,8 @@ class NativeLearner:
         loss = self.config.loss
         fractions = self._draw_fractions(len(batch.place), loss) if isinstance(loss, ImplicitQuantile) else ()
         if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
-            loss, norm = self._native.last
-            what, value = ("The loss", loss) if not math.isfinite(loss) else ("The gradient's norm", norm)
-            raise Diverged(what, value)
+            mean, norm = self._native.last
+            raise Diverged("The gradient's norm", norm) if math.isfinite(mean) else Diverged("The loss", mean)
         return priority
 
     def update_target(self) -> None:
