@@ -297,6 +297,12 @@ def test_gradients_are_those_of_float64(config: Config, memory: Memory, seed: in
     exact.load_state(state)
     batch = steady_batch(exact, columns, np.random.default_rng(seed))
     assume(len(batch.place))
+    # Where a prediction all but meets its target, nearly all digits of their difference are lost, in any float32: what
+    # has such an error weighs nothing.
+    weight = np.where(exact.update(batch, 0.0) > 0.01, batch.weight, 0.0)
+    assume(weight.max() > 0.1)
+    batch = batch._replace(weight=weight)
+    exact.load_state(state)
     learners = {name: NativeLearner(config, problem, seed, name) for name in SETS}
     for learner in learners.values():
         learner.load_state(state)
