@@ -182,7 +182,7 @@ def steady(exact: TorchLearner, batch: Batch) -> np.ndarray:
     def see(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         before = output if module is exact.online.embedding else inputs[0]
         # Of implicit quantiles there are so many units that some always lie nearer to their corner.
-        near = 1e-4 if before.ndim == 2 else 1e-5
+        near = 1e-4 if before.ndim == 2 else 5e-5
         if len(passes) == 1:  # of the first pass the gradient is taken
             good.logical_and_((before.abs() > near).flatten(1).all(dim=1))
 
