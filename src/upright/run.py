@@ -32,6 +32,7 @@ from upright.config import Config, Prioritised
 from upright.envs import Playing
 from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
 from upright.evaluate import check_seed
+from upright.exploration import Repeats
 from upright.folders import describe_run, is_same, is_taken, remove_run, write_description
 from upright.generators import generator_state, set_generator_state
 from upright.metrics import EpisodeStatistics, JsonLines, Progress
@@ -106,9 +107,15 @@ class Run:
             raise UprightError(
                 f"The replay memory needs {in_gib(needed)}, which this machine refuses: lower buffer_size."
             ) from error
-        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs)
+        self._begin_episodes()
         if self.folder is not None:
             self._claim(self.folder)
+
+    def _begin_episodes(self) -> None:
+        """Forget what the steps so far left undone."""
+        config = self.config
+        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs, config.cut_n_steps)
+        self.repeats = Repeats(config.exploration_repeat, config.num_envs)
 
     @property
     def name(self) -> str:
@@ -131,7 +138,7 @@ class Run:
         self._first_episode += self.episodes.count + 1
         self.vector = make_vector(self.source, self.config, self.seed, self._first_episode)
         self.obs, self.mask = self.vector.reset()
-        self.nstep = NStep(self.config.n_steps, self.config.gamma, self.config.num_envs)
+        self._begin_episodes()
         self.episodes.forget_running()
 
     def report(self, metrics: dict[str, float]) -> Progress:
@@ -265,6 +272,7 @@ class Run:
             for i in differing:
                 playing[i] = Playing(playing[i].episode + 1)
                 self.nstep.forget(i)
+                self.repeats.forget(i)
                 self.episodes.forget(i)
             lost |= differing
         if not lost:
@@ -285,6 +293,7 @@ class Run:
             "learner": self.agent.learner.state(),
             "replay": self.replay.state(),
             "nstep": self.nstep.state(),
+            "repeats": self.repeats.state(),
             "episodes": self.episodes.state(),
             "playing": {
                 "episode": np.array([each.episode for each in playing], np.int64),
@@ -325,6 +334,9 @@ class Run:
         self.replay.load_state(parts["replay"])
         self.nstep.load_state(parts["nstep"])
         self._check_actions(parts["nstep"].get("action", np.zeros(0, np.int64)))
+        if self.config.exploration_repeat is not None:
+            self.repeats.load_state(parts["repeats"])
+            self._check_actions(parts["repeats"]["action"])
         self.episodes.load_state(parts["episodes"])
         playing = parts["playing"]
         for name in ("episode", "length"):
@@ -445,7 +457,7 @@ class Run:
 def _described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:
     """The settings, the seed and the environment's name that a checkpoint tells."""
     try:
-        config, seed, env = Config.from_dict(about["config"]), about["seed"], named_environment(about["env"])
+        config, seed, env = Config.from_file(about["config"]), about["seed"], named_environment(about["env"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
         raise RunError(f"The checkpoint in {folder} does not describe a run: {error}.") from error
     check_seed(seed)

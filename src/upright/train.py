@@ -33,7 +33,8 @@ def train(run: Run) -> Iterator[Progress]:
     try:
         while run.step < config.total_timesteps and not run.stopping:
             epsilon = exploration_rate(config, run.step)
-            action = run.agent.act(run.obs, run.mask, epsilon, run.random)
+            action, explored = run.agent.act(run.obs, run.mask, epsilon, run.random)
+            run.repeats.apply(action, explored, run.mask, run.random)
             try:
                 outcome = run.vector.step(action)
             except EpisodesLost:
@@ -42,8 +43,9 @@ def train(run: Run) -> Iterator[Progress]:
             except EnvironmentFault:
                 run.checkpoint()  # nothing of this step has been learned yet
                 raise
-            for transition in run.nstep.push(run.obs, action, run.mask, outcome):
+            for transition in run.nstep.push(run.obs, action, run.mask, outcome, explored):
                 run.replay.push(*transition)
+            run.repeats.end(outcome)
             run.obs, run.mask = outcome.obs, outcome.mask
             before, run.step = run.step, run.step + sum(outcome.valid)
             run.episodes.add(run.step, outcome)
