@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch.
+"""The `upright` command: envs, train, resume, evaluate, watch, dashboard.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Resume, Train, Watch, parse
+from upright.arguments import FINAL_EPISODES, Dashboard, Envs, Evaluate, Resume, Train, Watch, parse
 from upright.errors import Diverged, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def resume(arguments: Resume) -> int:
 def _finish(arguments: Train | Resume, folder: Path, begin: Callable[[], Run], preset: str | None = None) -> int:
     """Train a run to its end, or to where it is stopped, and print what came of it; the exit status."""
     console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
+    with _printed(console, arguments.quiet) as say, _dashboard_beside(arguments, folder, console):
         result, stop = _train(arguments, folder, begin, preset, console, say)
     if arguments.json:
         print(json.dumps(result))
@@ -113,7 +114,7 @@ def _train(
         run.save()
         if not run.interrupted:
             run.checkpoint()
-        if stop is None:
+        if stop is None and not run.stopping:
             try:
                 evaluation = run.agent.evaluate(FINAL_EPISODES)
             except KeyboardInterrupt:
@@ -135,6 +136,17 @@ def _train(
         raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
     finally:
         run.close()
+
+
+def _dashboard_beside(arguments: Train | Resume, folder: Path, console: Any) -> contextlib.AbstractContextManager[None]:
+    """The dashboard while the run trains, if it was asked for; its link is said even with --quiet."""
+    if not arguments.dashboard:
+        return contextlib.nullcontext()
+    from upright.dashboard import beside
+
+    beside.check_installed()
+    trust = isinstance(arguments, Resume) and arguments.trust  # a new run vouches for no other in its folder
+    return beside.dashboard(folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
 
 
 @contextlib.contextmanager
@@ -239,12 +251,30 @@ def watch(arguments: Watch) -> int:
     return 0
 
 
+def dashboard(arguments: Dashboard) -> int:
+    """Serve the dashboard until Ctrl-C."""
+    from upright.dashboard.beside import check_installed
+
+    check_installed()
+    from upright.dashboard.server import serve
+
+    root = arguments.runs
+    if root.name.startswith("seed-"):  # a run: its experiment is what can be compared
+        root = root.absolute().parent
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            root, arguments.host, arguments.port, arguments.allow_remote, arguments.trust, functools.partial(print, flush=True)
+        )
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
+    "dashboard": (Dashboard, dashboard),
 }
 
 

@@ -62,6 +62,7 @@ class DQN:
         """Train for that many steps, or for the setting's; called again, for as many more."""
         more = self.config.total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
+        self.run.stopping = False  # a stop that was asked for ended the last call, not this one
         terminal = None
         if progress_bar:
             from rich.console import Console

@@ -9,6 +9,7 @@ runs/<env>/<experiment>/
     best/                 the same, of the best evaluation so far; with eval_freq
     result.json           the final evaluation
     lock                  held by the process that trains here
+    running.json          which process that is, for whoever looks on (see `upright.control`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from upright import storage
+from upright import control, storage
 from upright.agent import Agent, allowed_source
 from upright.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, Checkpoints
 from upright.config import Config, Prioritised
@@ -182,6 +183,7 @@ class Run:
             held.release()
             raise
         run._lock = held
+        control.announce(folder)
         return run
 
     def _take_up(self, folder: Path, found: Checkpoint) -> None:
@@ -324,6 +326,8 @@ class Run:
         if self.metrics is not None:
             self.metrics.close()
         if self._lock is not None:
+            if self.folder is not None and self._lock.is_locked:
+                control.withdraw(self.folder)
             self._lock.release()
 
     def _claim(self, folder: Path) -> None:
@@ -351,6 +355,7 @@ class Run:
             self.metrics = JsonLines(folder / "metrics.jsonl")
             write_description(folder.parent, self.source, self.config)
             self._checkpoints = Checkpoints(folder, self.config.keep_checkpoints)
+            control.announce(folder)
         except BaseException:
             self.close()
             remove_run(folder)

@@ -1,0 +1,265 @@
+"""metrics.jsonl, read as it grows: a line that is half written waits, a file that was cut back is read anew."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RETURN, LENGTH = "episode/return", "episode/length"  # the dashboard's names for what each episode's line holds
+MEAN_RETURN = "rollout/ep_rew_mean"
+MOST_TAGS = 64  # of one run: as many as are shown of a file that names more
+CHUNK = 2**26  # bytes read at once
+LONGEST_LINE = 2**20  # bytes
+SKIMMED = 2**17  # bytes of a file from which it is first skimmed, and read in full when somebody asks
+FINGERPRINT = 256  # bytes before the place that was read up to, by which it is known again
+NUMBER = rb"-?\d[\d.eE+-]*"
+
+
+class Columns:
+    """Rows with a step and a number for each tag, or NaN; they only ever grow."""
+
+    def __init__(self) -> None:
+        self.step = array("d")
+        self.values: dict[str, array[float]] = {}
+
+    def append(self, step: float, numbers: Iterable[tuple[str, float]]) -> None:
+        """Add a row."""
+        rows = len(self.step)
+        self.step.append(step)
+        for tag, number in numbers:
+            column = self.values.get(tag)
+            if column is None:
+                if len(self.values) >= MOST_TAGS:
+                    continue
+                column = self.values[tag] = array("d")
+            if len(column) < rows:
+                column.extend([math.nan] * (rows - len(column)))
+            column.append(number)
+
+    def points(self, tag: str, begin: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The steps and values of a tag from that row on, where it has any: copies."""
+        column = self.values.get(tag)
+        if column is None:
+            return np.empty(0), np.empty(0)
+        # Copies: an array that a buffer looks into cannot grow.
+        y = np.array(column[begin:], np.float64)
+        x = np.array(self.step[begin : begin + len(y)], np.float64)
+        there = np.isfinite(y)
+        x, y = x[there], y[there]
+        if np.any(np.diff(x) < 0):
+            order = np.argsort(x, kind="stable")
+            x, y = x[order], y[order]
+        return x, y
+
+
+class MetricsFile:
+    """One metrics.jsonl.
+
+    last: the newest record · best: the highest mean return of a record · damaged: lines that are none
+    records, episodes: all of it, once `load` was called; `sampled` gives some of it sooner
+    generation: counts how often it was read anew, because it is no longer what it was
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.generation = 0
+        self._identity: tuple[int, int] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.size = 0  # bytes read, all of whole lines
+        self.modified = 0.0
+        self.last: dict[str, Any] = {}
+        self.best: float | None = None
+        self.damaged = 0
+        self.records, self.episodes = Columns(), Columns()
+        self.is_loaded = False
+        self._before = b""
+        self._latest_step = -math.inf
+
+    def refresh(self) -> bool:
+        """Take what was written since the last call; whether anything was."""
+        try:
+            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0))
+        except OSError:
+            return self._start_anew(None)
+        with open(descriptor, "rb", buffering=0) as file:
+            try:
+                return self._read(file)
+            except OSError:  # gone, or on a disk that is
+                return False
+
+    def _read(self, file: Any) -> bool:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            return self._start_anew(None)
+        identity = (about.st_dev, about.st_ino)
+        changed = False
+        if identity != self._identity or about.st_size < self.size or not self._is_as_it_was(file):
+            changed = self._start_anew(identity)
+        self.modified = about.st_mtime
+        file.seek(self.size)
+        while chunk := _read_fully(file, CHUNK):
+            end = chunk.rfind(b"\n") + 1
+            if not end:
+                if len(chunk) <= LONGEST_LINE:
+                    break  # it is being written
+                end, self.damaged = len(chunk), self.damaged + 1
+            whole = chunk[:end]
+            if not self.size and len(whole) <= SKIMMED:
+                self.is_loaded = True  # all that there is, so far
+            if not self.is_loaded:
+                self._skim(whole)
+            elif not self._take(whole, is_continued=self.size > 0):
+                self._start_anew(identity)
+                return True
+            self._before = (self._before + whole)[-FINGERPRINT:]
+            self.size += end
+            changed = True
+            if end < len(chunk):
+                break
+        return changed
+
+    def _is_as_it_was(self, file: Any) -> bool:
+        if not self._before:
+            return True
+        file.seek(self.size - len(self._before))
+        return _read_fully(file, len(self._before)) == self._before
+
+    def _start_anew(self, identity: tuple[int, int] | None) -> bool:
+        was = self._identity is not None or self.size > 0
+        self._identity = identity
+        if was:
+            self.generation += 1
+        self._forget()
+        return was
+
+    def _skim(self, lines: bytes) -> None:
+        """Find the newest record and the best return in many lines without reading each."""
+        values = re.findall(rb'"' + MEAN_RETURN.encode() + rb'": (' + NUMBER + rb")", lines)
+        if values:
+            try:
+                best = float(np.array(values).astype(np.float64).max())
+            except ValueError:
+                best = -math.inf
+            if math.isfinite(best):
+                self.best = best if self.best is None else max(self.best, best)
+        end = len(lines)
+        for _ in range(10_000):  # lines from the end, until one is a record
+            begin = lines.rfind(b"\n", 0, end - 1) + 1
+            line = _parse(lines[begin:end])
+            if line is not None and "env" not in line:
+                self.last = line
+                break
+            end = begin
+            if not end:
+                break
+
+    def load(self) -> None:
+        """Read all lines into `records` and `episodes`, if they are not there yet."""
+        if self.is_loaded:
+            return
+        content, self.is_loaded = self._content(), True
+        self.damaged = 0
+        self.records, self.episodes = Columns(), Columns()
+        self._latest_step = -math.inf
+        self._take(content, is_continued=False)
+
+    def sampled(self, tag: str, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Steps and values of a tag, from about `most` lines spread evenly over the file, and how many lines it has."""
+        lines = self._content().split(b"\n")
+        every = max(1, len(lines) // max(1, most))
+        name = {RETURN: "rollout/ep_rew", LENGTH: "rollout/ep_len"}.get(tag, tag)
+        find = re.compile(rb'^\{"step": (\d+),.*"' + re.escape(name.encode()) + rb'": (' + NUMBER + rb")[,}]")
+        found = [match.groups() for line in lines[::every] if (match := find.search(line)) is not None]
+        try:
+            points = np.array(found, "S32").astype(np.float64).reshape(-1, 2)
+        except ValueError:
+            points = np.empty((0, 2))
+        return points[:, 0], points[:, 1], len(lines)
+
+    def points(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
+        """All steps and values of a tag; `load` comes first."""
+        return (self.episodes if tag in (RETURN, LENGTH) else self.records).points(tag)
+
+    @property
+    def tags(self) -> list[str]:
+        """What there is to be asked for."""
+        if self.is_loaded:
+            return [*self.episodes.values, *self.records.values]
+        return [RETURN, LENGTH, *[tag for tag, value in self.last.items() if tag != "step" and _is_number(value)]]
+
+    @property
+    def cursor(self) -> tuple[int, int, int]:
+        """How far it was read: generation, records, episodes."""
+        return self.generation, len(self.records.step), len(self.episodes.step)
+
+    def _content(self) -> bytes:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+            with open(descriptor, "rb", buffering=0) as file:
+                return _read_fully(file, self.size)
+        except OSError:
+            return b""
+
+    def _take(self, lines: bytes, is_continued: bool) -> bool:
+        """Add whole lines; False when steps that go back show that what is continued is no longer there."""
+        try:
+            parsed = json.loads(b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]")
+        except (ValueError, RecursionError):
+            parsed = [_parse(line) for line in lines.split(b"\n") if line.strip()]
+        for line in parsed:
+            step = line.get("step") if isinstance(line, dict) else None
+            if not _is_number(step):
+                self.damaged += 1
+                continue
+            if is_continued and step < self._latest_step and "env" not in line:
+                return False
+            if "env" not in line:
+                self._latest_step = step
+                self.last = line
+                numbers = [(tag, float(each)) for tag, each in line.items() if tag != "step" and _is_number(each)]
+                self.records.append(float(step), numbers)
+                mean = line.get(MEAN_RETURN)
+                if _is_number(mean) and (self.best is None or mean > self.best):
+                    self.best = float(mean)
+            elif _is_number(line.get("rollout/ep_rew")) and _is_number(line.get("rollout/ep_len")):
+                row = ((RETURN, float(line["rollout/ep_rew"])), (LENGTH, float(line["rollout/ep_len"])))
+                self.episodes.append(float(step), row)
+        return True
+
+
+def _read_fully(file: Any, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether JSON's value is a number that a chart can show."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
