@@ -6,6 +6,7 @@ need not wait for an environment that hangs.
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import multiprocessing
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from upright.agent import Agent
-    from upright.config import Config
     from upright.envs import Environment
     from upright.sources import EnvironmentSource
 
@@ -67,7 +67,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
     from upright.evaluate import begin, check_spaces
 
     agent, source, step = _agent(wish)
-    why = ""
+    network, why = _network(agent), ""
     try:
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX, render_mode="rgb_array")
     except EnvironmentFault as error:
@@ -75,7 +75,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX)
     try:
         check_spaces(environment, agent.spaces)
-        shown, pictures = _episode(agent, environment, *begin(environment, wish.episode), report)
+        shown, pictures = _episode(agent, network, environment, *begin(environment, wish.episode), report)
     finally:
         environment.close()
     shown["pictures"] = [len(each) for each in pictures]
@@ -85,7 +85,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 
 
 def _episode(
-    agent: Agent, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
+    agent: Agent, network: Any, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
 ) -> tuple[dict[str, Any], list[bytes]]:
     q, actions, rewards, outputs, pictures = [], [], [], [], []
     size, terminated, truncated = 0, False, False
@@ -95,7 +95,7 @@ def _episode(
             pictures.append(picture)
             size += len(picture)
         values = agent.learner.q_values(obs[None])[0]
-        outputs.append(_output(agent, obs))
+        outputs.append(None if network is None else _output(agent, network, obs))
         allowed = values if mask is None else np.where(mask, values, -np.inf)
         action = int(allowed.argmax())
         q.append([_round(value) if mask is None or mask[i] else None for i, value in enumerate(values)])
@@ -131,15 +131,14 @@ def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     if not wish.moment.startswith("step-"):
         policy = load(wish.folder / wish.moment, device="cpu", trust=wish.trust)
         source = policy.where_to_act()
-        agent = Agent(_on_torch(policy.config), policy.observations, policy.actions, source)
-        agent.learner.load_parameters(policy.learner.parameters())
-        return agent, source, None
+        return policy, source, None
     step = int(wish.moment.removeprefix("step-"))
     about, parameters = Checkpoints(wish.folder, 1).policy(step)
     if about.get("own_network"):
         raise RunError("This run has a network of its maker's, which no file holds: it cannot be shown here.")
     try:
-        config = _on_torch(Config.from_dict(about["config"]))
+        # Off the accelerator, which training may need.
+        config = Config.from_dict(about["config"]).override(engine="auto", device="cpu")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"The checkpoint at step {step:,} does not describe a run: {error}.") from error
     source = allowed_source(None, about.get("env"), config.wrapper, wish.trust)
@@ -155,30 +154,41 @@ def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     return agent, source, step
 
 
-def _on_torch(config: Config) -> Config:
-    """On the engine that shows a distribution, and off the accelerator that training may need."""
-    return config.override(engine="torch", device="cpu")
+def _network(agent: Agent) -> Any:
+    """The network that says more than Q: of an agent that learns the return's distribution; None for others.
 
+    Q-values come from the learner, whichever its engine, so that PyTorch is only loaded where it is needed.
+    """
+    from upright.config import QLearning
 
-def _output(agent: Agent, obs: np.ndarray) -> np.ndarray | None:
-    """What the network says of the return's distribution, `[A, N]`: logits of atoms, or quantiles; None without one."""
+    if isinstance(agent.config.loss, QLearning) or agent.has_own_network:
+        return None
     import torch
 
-    from upright.config import ImplicitQuantile, QLearning
-    from upright.learners.torch import TorchLearner
+    from upright.networks import Network
+
+    network = Network(agent.config, agent.observations.shape, agent.observations.is_image, agent.actions.n)
+    parameters = agent.learner.parameters()
+    network.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in parameters.items()})
+    return network.eval()
+
+
+def _output(agent: Agent, network: Any, obs: np.ndarray) -> np.ndarray:
+    """What the network says of the return's distribution, `[A, N]`: logits of atoms, or quantiles."""
+    import torch
+
+    from upright.config import ImplicitQuantile
     from upright.losses import midpoints
 
-    loss, learner = agent.config.loss, agent.learner
-    if isinstance(loss, QLearning) or not isinstance(learner, TorchLearner):
-        return None
+    loss = agent.config.loss
     with torch.inference_mode():
         tensor = torch.from_numpy(obs[None]).float()
-        tensor = tensor / 255 if learner.problem.is_image else tensor
+        tensor = tensor / 255 if agent.observations.is_image else tensor
         if isinstance(loss, ImplicitQuantile):
             fractions = midpoints(loss.policy_quantiles, torch.ones(1)).expand(1, -1)
-            output = learner.online(tensor, fractions)
+            output = network(tensor, fractions)
         else:
-            output = learner.online(tensor)
+            output = network(tensor)
     found: np.ndarray = output[0].numpy()
     return found
 
@@ -283,6 +293,14 @@ class Player:
                 self.close()
                 raise
 
+    def prepare(self) -> None:
+        """Start the worker, so that it has loaded what it needs by the time that somebody presses play."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._ready()
+            finally:
+                self._turn.release()
+
     def close(self) -> None:
         """End the worker."""
         if self._process is not None:
@@ -314,8 +332,10 @@ def _work(connection: Connection) -> None:
     settings: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "CUDA_VISIBLE_DEVICES": ""}
     os.environ.update(settings)
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(5)
     warnings.simplefilter("ignore")
+    for module in ("PIL.Image", "upright.agent", "upright.envs", "upright.evaluate"):
+        importlib.import_module(module)
     sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
     while True:
         try:

@@ -315,6 +315,7 @@ class Dashboard:
 def make_app(dashboard: Dashboard, token: str, cookie: str = "upright", allow_remote: bool = False) -> ASGIApp:
     """The application, with the guard before it."""
     files = _static_files()
+    preparing: set[asyncio.Task[None]] = set()
 
     def page(name: str) -> Callable[[Request], Awaitable[Response]]:
         content, kind = files[name]
@@ -339,6 +340,9 @@ def make_app(dashboard: Dashboard, token: str, cookie: str = "upright", allow_re
         return _json(await run_in_threadpool(dashboard.settings, _ids(request.query_params)))
 
     async def moments(request: Request) -> Response:
+        prepared = asyncio.create_task(run_in_threadpool(dashboard.player.prepare))
+        preparing.add(prepared)
+        prepared.add_done_callback(preparing.discard)
         return _json(await run_in_threadpool(dashboard.moments, _id(request.query_params.get("run"))))
 
     async def events(request: Request) -> Response:

@@ -44,7 +44,7 @@ export class Chart {
       type: "button", "aria-pressed": "false", title: "Logarithmic axis", onclick: () => this.#toggleLog(),
     }, "log");
     this.resetButton = element("button", { type: "button", hidden: true, onclick: () => options.onZoom?.(null) }, "Reset zoom");
-    this.table = element("details", { class: "pad small", hidden: Boolean(options.onPick) },
+    this.table = element("details", { class: "small", hidden: Boolean(options.onPick) },
       element("summary", {}, "Values as a table"));
     this.table.addEventListener("toggle", () => this.#fillTable());
     this.card = element("section", { class: "card chart", "aria-label": options.title },
@@ -72,6 +72,11 @@ export class Chart {
 
   setNote(text) {
     if (this.note.textContent !== text) this.note.textContent = text;
+  }
+
+  /** Draw again what is marked. */
+  redraw() {
+    this.#plot?.redraw(false, false);
   }
 
   leave() {
@@ -141,7 +146,7 @@ export class Chart {
     const distribution = this.#log ? (this.#isLogarithmic() ? 3 : 4) : 1;
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     this.#plot = new uPlot({
-      width, height: this.options.height ?? 240, legend: { show: false }, padding: [12, 14, 0, 0],
+      width, height: this.options.height ?? 240, legend: { show: false }, padding: [12, 22, 0, 0],
       scales: { x: { time: false, range: (u, low, high) => [low, high > low ? high : low + 1] }, y: { distr: distribution, range: () => this.#range() } },
       axes: [
         { ...axis, size: 30, space: 70, values: (u, values) => values.map((value) => (value === null ? "" : short(value))) },
@@ -239,11 +244,11 @@ export class Chart {
     }
   }
 
-  /** Each line's value nearest to a step, the highest first. */
+  /** Each line's value nearest to a step: means before single runs, the highest first. */
   #near(step) {
     return this.#lines.filter((line) => line.told !== false)
       .map((line) => ({ line, i: nearest(line.steps, step) }))
-      .sort((a, b) => b.line.values[b.i] - a.line.values[a.i]);
+      .sort((a, b) => (a.line.rank ?? 1) - (b.line.rank ?? 1) || b.line.values[b.i] - a.line.values[a.i]);
   }
 
   /** Point at a step: the tip lists what each line has there. */
@@ -262,9 +267,8 @@ export class Chart {
     this.tip.replaceChildren(element("div", { class: "quiet" }, `step ${count(step)}`), ...rows);
     this.tip.hidden = !near.length;
     const place = this.#plot.valToPos(step, "x") + this.#plot.over.offsetLeft;
-    const isRight = place > this.area.clientWidth / 2;
-    this.tip.style.left = isRight ? "auto" : `${place + 18}px`;
-    this.tip.style.right = isRight ? `${this.area.clientWidth - place + 14}px` : "auto";
+    const wide = this.tip.offsetWidth, beside = place > this.area.clientWidth / 2 ? place - wide - 16 : place + 18;
+    this.tip.style.left = `${Math.max(4, Math.min(beside, this.area.clientWidth - wide - 4))}px`;
     this.#plot.redraw(false, false);
     if (aloud) announce(`Step ${count(step)}. ${near.slice(0, 5).map(({ line, i }) => `${line.name} ${number(line.values[i])}`).join(", ")}`);
   }

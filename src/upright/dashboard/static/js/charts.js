@@ -61,7 +61,7 @@ export function showCharts(view, context) {
       element("div", { class: "grow" }), element("a", { class: "button", href: `#/settings?runs=${ids.join(",")}` }, "What differs")),
     element("div", { class: "card below-head" }, legend),
     element("div", { class: "card bar below" }, element("label", { for: "smoothing" }, "Smoothing", smoothing, smoothingSaid), status,
-      element("span", { class: "note" }, "Drag over a chart to zoom all of them, double-click to reset.")),
+      element("span", { class: "note" }, "Thin: each seed. Bold: interquartile mean, with the band between the quartiles. Drag over a chart to zoom all, double-click to reset.")),
     element("div", { class: "charts" }, charts.map(({ chart }) => chart.card)), more);
 
   function zoom(to) {
@@ -90,7 +90,7 @@ export function showCharts(view, context) {
     for (const group of visible) {
       const style = group.style, seeds = [];
       for (const id of group.ids) {
-        const name = nameOf(store.rows.get(id));
+        const name = `${group.short} · seed ${store.rows.get(id)?.seed}`;
         if (about.raw && few) {
           const raw = curves.get(id, about.raw);
           lines.push({ name, steps: raw.steps, values: raw.values, style, dots: true, size: 1.4, alpha: 0.3, told: false });
@@ -102,13 +102,13 @@ export function showCharts(view, context) {
         lines.push(line);
         if (about.extra) {
           const extra = curves.get(id, about.extra);
-          lines.push({ name: `${name}, ${about.extraName}`, steps: extra.steps, values: extra.values, style, dots: true, shape: "square", size: 2.6, alpha: 0.9, width: 0 });
+          lines.push({ name: `${name}, ${about.extraName}`, steps: extra.steps, values: extra.values, style, dots: true, shape: "square", size: 2.6, alpha: 0.9, width: 0, rank: 2 });
         }
         if (about.reached) lines.push(reachedBy(id, name, style));
       }
       const together = summary(seeds);
       if (together) {
-        lines.push({ name: `${group.name}: interquartile mean of ${together.seeds} seeds`, steps: together.steps, values: together.values, style, width: 3, band: together });
+        lines.push({ name: `${group.short}, mean of ${together.seeds} seeds`, rank: 0, steps: together.steps, values: together.values, style, width: 3, band: together });
       }
     }
     return lines;
@@ -122,7 +122,7 @@ export function showCharts(view, context) {
       while (k + 1 < length.steps.length && length.steps[k + 1] <= step) k++;
       return discounted(total.values[i], length.values[k] ?? 0, gamma);
     });
-    return { name: `${name}, reached`, steps: total.steps, values: smoothed(values, weight), style: { ...style, dash: [1, 4] }, width: 2, alpha: 0.85 };
+    return { name: `${name}, reached`, steps: total.steps, values: smoothed(values, weight), style: { ...style, dash: [1, 4] }, width: 2, alpha: 0.85, rank: 2 };
   }
 
   function fillLegend() {
@@ -208,7 +208,8 @@ function groupsOf(ids) {
     if (!found.has(row.experiment)) found.set(row.experiment, { experiment: row.experiment, name: row.configuration, environment: row.environment, ids: [] });
     found.get(row.experiment).ids.push(id);
   }
-  return [...found.values()].map((group, k) => ({ ...group, style: styleOf(k) }));
+  const groups = [...found.values()], shared = new Set(groups.map((group) => group.name.split("/").slice(0, -1).join("/"))).size === 1;
+  return groups.map((group, k) => ({ ...group, short: shared ? group.name.split("/").at(-1) : group.name, style: styleOf(k) }));
 }
 
 function titleOf(groups) {

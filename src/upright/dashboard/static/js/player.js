@@ -155,7 +155,7 @@ export class Player {
     this.facts.replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
     this.#moveBars(k);
     this.#moveDistribution(k);
-    this.chart.show(this.chart.lines ?? [], null);
+    this.chart.redraw();
     this.#paintRoll();
     this.#drawPicture(k);
   }

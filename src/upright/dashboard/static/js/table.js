@@ -9,9 +9,9 @@ const COLUMNS = [
   ["environment", "Environment", "", (row) => row.environment],
   ["state", "State", "", (row) => ["running", "stale", "stopped", "finished"].indexOf(row.state)],
   ["progress", "Progress", "", (row) => (row.total ? row.step / row.total : null)],
-  ["last", "Last return", "number", (row) => row.last],
-  ["best", "Best return", "number", (row) => row.best],
-  ["final", "Final evaluation", "number", (row) => row.final],
+  ["last", "Last return", "number", (row) => row.last, "Mean of the last 100 episodes, exploration included"],
+  ["best", "Best return", "number", (row) => row.best, "Highest mean of 100 episodes, exploration included"],
+  ["final", "Final evaluation", "number", (row) => row.final, "Mean of 100 greedy episodes of the final policy"],
   ["speed", "Steps/s", "number", (row) => row.speed],
   ["modified", "Last written", "number", (row) => row.modified],
 ];
@@ -65,8 +65,8 @@ export function showTable(view, context) {
     for (const row of visible()) { if (all.checked) chosen.add(row.id); else chosen.delete(row.id); }
     fill();
   } });
-  const heads = COLUMNS.map(([key, title, kind]) => element("th", { scope: "col", class: kind, "data-key": key },
-    element("button", { type: "button", onclick: () => {
+  const heads = COLUMNS.map(([key, title, kind, , meaning]) => element("th", { scope: "col", class: kind, "data-key": key },
+    element("button", { type: "button", title: meaning, onclick: () => {
       descending = sortedBy === key ? !descending : key !== "configuration" && key !== "environment" && key !== "state";
       sortedBy = key;
       fill();
