@@ -50,7 +50,7 @@ def answer(run: Run) -> None:
         return
     try:
         request = storage.read_json(run.folder / REQUEST).get("request")
-    except RunError:
+    except (RunError, OSError):
         request = None
     storage.remove(run.folder / REQUEST)
     if request not in get_args(Request):

@@ -134,7 +134,7 @@ class FoundRun:
             return "stopped"
         try:
             marker = storage.read_json(path)
-        except RunError:
+        except (RunError, OSError):
             return "stale"
         pid, host = marker.get("pid"), marker.get("host")
         if os.name == "posix" and host == socket.gethostname() and isinstance(pid, int) and 0 < pid < 2**31:

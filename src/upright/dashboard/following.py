@@ -89,11 +89,10 @@ class MetricsFile:
     def refresh(self) -> bool:
         """Take what was written since the last call; whether anything was."""
         try:
-            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0))
+            file = open(self.path, "rb", buffering=0, opener=_open_itself)
         except OSError:
             return self._start_anew(None)
-        with open(descriptor, "rb", buffering=0) as file:
+        with file:
             try:
                 return self._read(file)
             except OSError:  # gone, or on a disk that is
@@ -176,10 +175,11 @@ class MetricsFile:
         self._take(content, is_continued=False)
 
     def sampled(self, tag: str, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Steps and values of a tag, from about `most` lines spread evenly over the file, and how many lines it has."""
-        lines = self._content().split(b"\n")
-        every = max(1, len(lines) // max(1, most))
+        """Steps and values of a tag, from about `most` of its lines, evenly spread, and how many lines have it."""
         name = {RETURN: "rollout/ep_rew", LENGTH: "rollout/ep_len"}.get(tag, tag)
+        key = b'"' + name.encode() + b'"'
+        lines = [line for line in self._content().split(b"\n") if key in line]
+        every = max(1, len(lines) // max(1, most))
         find = re.compile(rb'^\{"step": (\d+),.*"' + re.escape(name.encode()) + rb'": (' + NUMBER + rb")[,}]")
         found = [match.groups() for line in lines[::every] if (match := find.search(line)) is not None]
         try:
@@ -206,8 +206,7 @@ class MetricsFile:
 
     def _content(self) -> bytes:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-            with open(descriptor, "rb", buffering=0) as file:
+            with open(self.path, "rb", buffering=0, opener=_open_itself) as file:
                 return _read_fully(file, self.size)
         except OSError:
             return b""
@@ -237,6 +236,11 @@ class MetricsFile:
                 row = ((RETURN, float(line["rollout/ep_rew"])), (LENGTH, float(line["rollout/ep_len"])))
                 self.episodes.append(float(step), row)
         return True
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file, but neither what a link leads to nor a pipe that would never answer."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_fully(file: Any, size: int) -> bytes:

@@ -266,6 +266,7 @@ class Player:
         self._process: Any = None
         self._connection: Connection | None = None
         self._turn = threading.Lock()
+        self._changing = threading.RLock()  # held while the worker is started or ended
 
     def play(self, wish: Wish, report: Callable[[int], None]) -> tuple[dict[str, Any], list[bytes]]:
         """As `play` above, in the worker. Raises UprightError, also when the worker hangs or dies."""
@@ -303,23 +304,25 @@ class Player:
 
     def close(self) -> None:
         """End the worker."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(5)
-        if self._connection is not None:
-            self._connection.close()
-        self._process = self._connection = None
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join(5)
+            if self._connection is not None:
+                self._connection.close()
+            self._process = self._connection = None
 
     def _ready(self) -> Connection:
-        if self._process is not None and self._process.is_alive() and self._connection is not None:
+        with self._changing:
+            if self._process is not None and self._process.is_alive() and self._connection is not None:
+                return self._connection
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
             return self._connection
-        self.close()
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-        return self._connection
 
 
 def _work(connection: Connection) -> None:
