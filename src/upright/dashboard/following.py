@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import stat
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MEAN_RETURN = "rollout/ep_rew_mean"
 MOST_TAGS = 64  # of one run: as many as are shown of a file that names more
 CHUNK = 2**26  # bytes read at once
 LONGEST_LINE = 2**20  # bytes
+BLOCK = 2**11  # bytes read at each place of which a sample is taken
 SKIMMED = 2**17  # bytes of a file from which it is first skimmed, and read in full when somebody asks
 FINGERPRINT = 256  # bytes before the place that was read up to, by which it is known again
 NUMBER = rb"-?\d[\d.eE+-]*"
@@ -45,6 +47,12 @@ class Columns:
                 column.extend([math.nan] * (rows - len(column)))
             column.append(number)
 
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Add a line of metrics.jsonl."""
+        step, numbers = line.get("step"), _row(line)
+        if numbers and _is_number(step):
+            self.append(float(step), numbers)
+
     def points(self, tag: str, begin: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The steps and values of a tag from that row on, where it has any: copies."""
         column = self.values.get(tag)
@@ -64,7 +72,8 @@ class Columns:
 class MetricsFile:
     """One metrics.jsonl.
 
-    last: the newest record · best: the highest mean return of a record · damaged: lines that are none
+    last: the newest record · best: the highest mean return of a record, of a large file once `skim` was called
+    damaged: lines that are none
     records, episodes: all of it, once `load` was called; `sampled` gives some of it sooner
     generation: counts how often it was read anew, because it is no longer what it was
     """
@@ -83,6 +92,8 @@ class MetricsFile:
         self.damaged = 0
         self.records, self.episodes = Columns(), Columns()
         self.is_loaded = False
+        self.is_skimmed = True
+        self._sample: tuple[int, int, Columns, Columns] | None = None
         self._before = b""
         self._latest_step = -math.inf
 
@@ -107,6 +118,8 @@ class MetricsFile:
         if identity != self._identity or about.st_size < self.size or not self._is_as_it_was(file):
             changed = self._start_anew(identity)
         self.modified = about.st_mtime
+        if not self.size and about.st_size > SKIMMED:
+            return self._read_end(file, about.st_size) or changed
         file.seek(self.size)
         while chunk := _read_fully(file, CHUNK):
             end = chunk.rfind(b"\n") + 1
@@ -118,7 +131,9 @@ class MetricsFile:
             if not self.size and len(whole) <= SKIMMED:
                 self.is_loaded = True  # all that there is, so far
             if not self.is_loaded:
-                self._skim(whole)
+                self._find_last(whole)
+                if self.is_skimmed:
+                    self._find_best(whole)
             elif not self._take(whole, is_continued=self.size > 0):
                 self._start_anew(identity)
                 return True
@@ -143,16 +158,34 @@ class MetricsFile:
         self._forget()
         return was
 
-    def _skim(self, lines: bytes) -> None:
-        """Find the newest record and the best return in many lines without reading each."""
+    def _read_end(self, file: Any, size: int) -> bool:
+        """Of a large file that is new here, take the newest record: the rest can wait."""
+        file.seek(max(0, size - SKIMMED))
+        tail = _read_fully(file, min(size, SKIMMED))
+        end = tail.rfind(b"\n") + 1
+        if not end:
+            return False
+        self.size, self.is_skimmed = size - len(tail) + end, False
+        self._before = tail[:end][-FINGERPRINT:]
+        self._find_last(tail[:end])
+        return True
+
+    def skim(self) -> None:
+        """Find the best return of a large file, without reading each line."""
+        if not self.is_skimmed:
+            self.is_skimmed = True
+            self._find_best(self._content())
+
+    def _find_best(self, lines: bytes) -> None:
         values = re.findall(rb'"' + MEAN_RETURN.encode() + rb'": (' + NUMBER + rb")", lines)
-        if values:
-            try:
-                best = float(np.array(values).astype(np.float64).max())
-            except ValueError:
-                best = -math.inf
-            if math.isfinite(best):
-                self.best = best if self.best is None else max(self.best, best)
+        try:
+            best = max(map(float, values), default=-math.inf)
+        except ValueError:
+            return
+        if math.isfinite(best):
+            self.best = best if self.best is None else max(self.best, best)
+
+    def _find_last(self, lines: bytes) -> None:
         end = len(lines)
         for _ in range(10_000):  # lines from the end, until one is a record
             begin = lines.rfind(b"\n", 0, end - 1) + 1
@@ -168,25 +201,36 @@ class MetricsFile:
         """Read all lines into `records` and `episodes`, if they are not there yet."""
         if self.is_loaded:
             return
-        content, self.is_loaded = self._content(), True
+        content, self.is_loaded, self.is_skimmed, self._sample = self._content(), True, True, None
         self.damaged = 0
         self.records, self.episodes = Columns(), Columns()
         self._latest_step = -math.inf
         self._take(content, is_continued=False)
 
     def sampled(self, tag: str, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Steps and values of a tag, from about `most` of its lines, evenly spread, and how many lines have it."""
-        name = {RETURN: "rollout/ep_rew", LENGTH: "rollout/ep_len"}.get(tag, tag)
-        key = b'"' + name.encode() + b'"'
-        lines = [line for line in self._content().split(b"\n") if key in line]
-        every = max(1, len(lines) // max(1, most))
-        find = re.compile(rb'^\{"step": (\d+),.*"' + re.escape(name.encode()) + rb'": (' + NUMBER + rb")[,}]")
-        found = [match.groups() for line in lines[::every] if (match := find.search(line)) is not None]
-        try:
-            points = np.array(found, "S32").astype(np.float64).reshape(-1, 2)
-        except ValueError:
-            points = np.empty((0, 2))
-        return points[:, 0], points[:, 1], len(lines)
+        """Steps and values of a tag from about `most` places in the file, and about how many it has."""
+        if self._sample is None or self._sample[:2] != (self.size, most):
+            self._sample = (self.size, most, *self._look_into(most))
+        records, episodes = self._sample[2:]
+        x, y = (episodes if tag in (RETURN, LENGTH) else records).points(tag)
+        return x, y, len(x) + 1
+
+    def _look_into(self, most: int) -> tuple[Columns, Columns]:
+        """The first record and the first episode after each of so many places, evenly spread, without reading the rest."""
+        records, episodes = Columns(), Columns()
+        with contextlib.suppress(OSError), open(self.path, "rb", buffering=0, opener=_open_itself) as file:
+            for place in range(0, self.size, max(1, self.size // most)):
+                file.seek(place)
+                lines = file.read(BLOCK).split(b"\n")[1 if place else 0 : -1]
+                wanted = {True, False}
+                for line in lines:
+                    is_episode = b'"env"' in line[:40]
+                    if is_episode in wanted and (parsed := _parse(line)) is not None:
+                        wanted.discard(is_episode)
+                        (episodes if is_episode else records).add(parsed)
+                    if not wanted:
+                        break
+        return records, episodes
 
     def points(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """All steps and values of a tag; `load` comes first."""
@@ -227,15 +271,19 @@ class MetricsFile:
             if "env" not in line:
                 self._latest_step = step
                 self.last = line
-                numbers = [(tag, float(each)) for tag, each in line.items() if tag != "step" and _is_number(each)]
-                self.records.append(float(step), numbers)
                 mean = line.get(MEAN_RETURN)
                 if _is_number(mean) and (self.best is None or mean > self.best):
                     self.best = float(mean)
-            elif _is_number(line.get("rollout/ep_rew")) and _is_number(line.get("rollout/ep_len")):
-                row = ((RETURN, float(line["rollout/ep_rew"])), (LENGTH, float(line["rollout/ep_len"])))
-                self.episodes.append(float(step), row)
+            (self.episodes if "env" in line else self.records).add(line)
         return True
+
+
+def _row(line: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The numbers of a line that are shown."""
+    if "env" not in line:
+        return [(tag, float(each)) for tag, each in line.items() if tag != "step" and _is_number(each)]
+    total, length = line.get("rollout/ep_rew"), line.get("rollout/ep_len")
+    return [(RETURN, float(total)), (LENGTH, float(length))] if _is_number(total) and _is_number(length) else []
 
 
 def _open_itself(path: str, flags: int) -> int:

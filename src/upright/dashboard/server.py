@@ -136,7 +136,7 @@ class Dashboard:
                         x, y = metrics.points(tag)
                         total = len(x)
                     else:
-                        x, y, total = metrics.sampled(tag, most)
+                        x, y, total = metrics.sampled(tag, min(most, 120))
                     part = within(x, low, high)
                     x, y = downsample(x[part], y[part], most)
                     if len(x):
@@ -150,14 +150,18 @@ class Dashboard:
             return {"runs": found, "points": most}
 
     def load_next(self) -> str | None:
-        """Read one of the runs in full of which only a sample was shown; its id, or None when there are none."""
+        """Read more of one run of which only some was shown; what is to be told of it, or None when all is read."""
         with self._lock:
-            if not self._to_load:
-                return None
-            key, _ = self._to_load.popitem(last=False)
-            if key in self.catalogue.runs:
-                self.catalogue.runs[key].metrics.load()
-            return key
+            for key, run in self.catalogue.runs.items():
+                if not run.metrics.is_skimmed:
+                    run.metrics.skim()
+                    return key
+            while self._to_load:
+                key, _ = self._to_load.popitem(last=False)
+                if key in self.catalogue.runs and not self.catalogue.runs[key].metrics.is_loaded:
+                    self.catalogue.runs[key].metrics.load()
+                    return f"exact:{key}"
+            return None
 
     def news(self, cursors: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
         """What these runs have written since, as it is; the cursors move on."""
@@ -260,12 +264,20 @@ class Dashboard:
 
     async def follow(self) -> None:
         """Look at the files as long as somebody looks on, and tell every stream what has changed."""
+        told: set[str] = set()
+        await run_in_threadpool(self.refresh)
         while True:
             loaded = await run_in_threadpool(self.load_next)
             if loaded is not None:
-                self._tell({f"exact:{loaded}"} if loaded else set())
-                await asyncio.sleep(0.01)  # others have their turn between two large files
+                told.add(loaded)
+                await asyncio.sleep(0.002)  # others have their turn between two large files
+                if len(told) >= 200:
+                    self._tell(told)
+                    told = set()
                 continue
+            if told:
+                self._tell(told)
+                told = set()
             await asyncio.sleep(TICK)
             if self._streams:
                 changed = await run_in_threadpool(self.refresh, 0.0)
@@ -559,8 +571,16 @@ def _event(name: str, value: Any) -> str:
 
 
 def _plain(numbers: np.ndarray) -> list[float]:
-    """As JSON takes them: whole ones short, others with seven digits."""
-    return [int(each) if each.is_integer() and abs(each) < 2**53 else float(f"{each:.7g}") for each in numbers.tolist()]
+    """As JSON takes them: whole ones short, others with ten digits of the largest."""
+    if not len(numbers):
+        return []
+    largest = float(np.abs(numbers).max())
+    if largest < 2**53 and np.all(numbers == np.floor(numbers)):
+        whole: list[float] = numbers.astype(np.int64).tolist()
+        return whole
+    digits = 10 - math.floor(math.log10(largest)) if largest else 0
+    rounded: list[float] = (np.round(numbers, digits) if 0 <= digits < 300 else numbers).tolist()
+    return rounded
 
 
 def _since(columns: Columns, row: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import { ask, store } from "./store.js";
 
-const POINTS = 600;
+const POINTS = 600, MANY = 20, FIRST = 3;
 
 export class Curves extends EventTarget {
   #leave = [];
@@ -28,14 +28,23 @@ export class Curves extends EventTarget {
 
   /** Ask for all of it, within the zoom. */
   async load() {
-    const turn = ++this.#asking;
-    const query = { runs: this.ids.join(","), tags: this.tags?.join(","), points: POINTS, from: this.zoom?.low, to: this.zoom?.high };
-    const found = await ask("/api/series", query, this.#aborter.signal);
-    if (turn !== this.#asking) return; // a later question overtook this one
-    this.most = found.points;
-    this.runs = new Map(Object.entries(found.runs));
+    const turn = ++this.#asking, runs = new Map();
+    // Of many runs the first tags come first, so that there is something to see.
+    const parts = this.ids.length > MANY && this.tags ? [this.tags.slice(0, FIRST), this.tags.slice(FIRST)] : [this.tags];
+    for (const tags of parts) {
+      const query = { runs: this.ids.join(","), tags: tags?.join(","), points: POINTS, from: this.zoom?.low, to: this.zoom?.high };
+      const found = await ask("/api/series", query, this.#aborter.signal);
+      if (turn !== this.#asking) return; // a later question overtook this one
+      this.most = found.points;
+      for (const [id, run] of Object.entries(found.runs)) {
+        const before = runs.get(id);
+        // The earlier cursor counts: what came between the two answers is told again, and is left out where it is known.
+        runs.set(id, before ? { ...run, cursor: before.cursor, series: { ...before.series, ...run.series } } : run);
+      }
+      this.runs = runs;
+      this.dispatchEvent(new Event("change"));
+    }
     this.#follow();
-    this.dispatchEvent(new Event("change"));
   }
 
   /** What a run has of a tag: {steps, values, of}. */
@@ -76,9 +85,12 @@ export class Curves extends EventTarget {
         if (this.tags && !this.tags.includes(tag)) continue;
         const series = (run.series[tag] ??= { steps: [], values: [], of: 0 });
         if (!run.tags.includes(tag)) run.tags.push(tag);
-        series.steps.push(...more.steps);
-        series.values.push(...more.values);
-        series.of += more.steps.length;
+        const latest = series.steps.at(-1) ?? -Infinity, first = more.steps.findIndex((step) => step > latest);
+        if (first < 0 && !tag.startsWith("episode/")) continue;
+        const from = tag.startsWith("episode/") ? 0 : first;
+        series.steps.push(...more.steps.slice(from));
+        series.values.push(...more.values.slice(from));
+        series.of += more.steps.length - from;
         changed = true;
         // What was added is not down-sampled: when it is too much, the server is asked again, so that nothing grows.
         if (series.steps.length > 2 * this.most + 200) this.#soon();
