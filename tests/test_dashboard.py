@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -35,7 +36,14 @@ from upright.dashboard.server import Dashboard, _static_files, make_app, serve
 TOKEN = "a-token-of-the-tests"
 TESTS = str(Path(__file__).parent)
 IS_LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
-SMALL = dict(total_timesteps=300, learning_starts=50, batch_size=8, net_arch=(8,), log_interval=50, checkpoint_every=100)
+SMALL = {
+    "total_timesteps": 300,
+    "learning_starts": 50,
+    "batch_size": 8,
+    "net_arch": (8,),
+    "log_interval": 50,
+    "checkpoint_every": 100,
+}
 
 
 def trained(folder: Path, source="CartPole-v1", **settings) -> Run:
@@ -78,7 +86,11 @@ class Browser:
         self.loop.close()
 
     def ask(self, path: str, method="GET", body=b"", headers=None, query="", raw_path: bytes | None = None) -> Answer:
-        sent = {"host": "127.0.0.1:8765", "cookie": f"upright-1={TOKEN}", **({"origin": "http://127.0.0.1:8765"} if method == "POST" else {})}
+        sent = {
+            "host": "127.0.0.1:8765",
+            "cookie": f"upright-1={TOKEN}",
+            **({"origin": "http://127.0.0.1:8765"} if method == "POST" else {}),
+        }
         sent |= headers or {}
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
@@ -86,7 +98,9 @@ class Browser:
             "query_string": query.encode("latin-1", "replace"), "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8765),
             "headers": [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items() if value is not None],
         }  # fmt: skip
-        return self.loop.run_until_complete(self._ask(scope, body if isinstance(body, bytes) else json.dumps(body).encode()))
+        return self.loop.run_until_complete(
+            self._ask(scope, body if isinstance(body, bytes) else json.dumps(body).encode())
+        )
 
     async def _ask(self, scope, body: bytes) -> Answer:
         given = [{"type": "http.request", "body": body, "more_body": False}]
@@ -102,10 +116,8 @@ class Browser:
         async def send(message) -> None:
             got.append(message)
 
-        try:
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # a stream has no end
             await asyncio.wait_for(self.app(scope, receive, send), 20)
-        except (TimeoutError, asyncio.CancelledError):
-            pass  # a stream has no end
         ended.set()
         starts = [each for each in got if each["type"] == "http.response.start"]
         body = b"".join(each.get("body", b"") for each in got if each["type"] == "http.response.body")
@@ -163,7 +175,9 @@ def test_a_file_cut_back_by_resume_or_removed_is_read_anew(tmp_path) -> None:
     metrics.refresh()
     assert metrics.generation > generation and metrics.best == 19.0
     # Cut back and grown beyond where it was, between two looks.
-    path.write_text("".join(record(k, float(k)) for k in range(1, 10)) + "".join(record(k, -1.0) for k in range(10, 99)))
+    path.write_text(
+        "".join(record(k, float(k)) for k in range(1, 10)) + "".join(record(k, -1.0) for k in range(10, 99))
+    )
     metrics.refresh()
     assert metrics.best == 9.0 and len(metrics.records.step) == 98
     path.unlink()
@@ -176,7 +190,7 @@ def test_a_file_cut_back_by_resume_or_removed_is_read_anew(tmp_path) -> None:
 def test_what_is_no_line_of_ours_is_counted_and_passed_over(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [record(1, 1.0), "\x00\x01\n", "[]\n", "{}\n", "[" * 5_000 + "\n", '{"step": "a"}\n', '{"step": 1e999}\n', '{"step": true}\n',
-             '{"step": 2, "rollout/ep_rew_mean": NaN, "x": "text", "big": %d}\n' % 10**400, '{"step": 3, "env": 0}\n', record(4, 2.0)]  # fmt: skip
+             '{"step": 2, "rollout/ep_rew_mean": NaN, "x": "text", "big": 1' + "0" * 400 + '}\\n', '{"step": 3, "env": 0}\n', record(4, 2.0)]  # fmt: skip
     path.write_bytes("".join(lines).encode() + b"\xff\xfe{\n")
     metrics = MetricsFile(path)
     metrics.refresh()
@@ -322,7 +336,14 @@ def test_reading_a_run_while_it_is_killed_never_fails(tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_strangers_get_403_everywhere(browser, headers) -> None:
-    for path, method in (("/", "GET"), ("/style.css", "GET"), ("/api/runs", "GET"), ("/api/events", "GET"), ("/api/control", "POST"), ("/nowhere", "GET")):
+    for path, method in (
+        ("/", "GET"),
+        ("/style.css", "GET"),
+        ("/api/runs", "GET"),
+        ("/api/events", "GET"),
+        ("/api/control", "POST"),
+        ("/nowhere", "GET"),
+    ):
         answer = browser.ask(path, method, b"{}", headers)
         assert answer.status == 403, (path, headers)
         assert b"CartPole" not in answer.body and "set-cookie" not in answer.headers
@@ -335,7 +356,9 @@ def test_the_link_gives_a_cookie_and_every_answer_its_headers(browser) -> None:
     assert browser.ask("/", headers={"cookie": None}, query="token=wrong").status == 403
     assert browser.ask("/", headers={"cookie": None}, query="&".join(["token=x"] * 50)).status == 403
     assert browser.ask("/api/runs", headers={"cookie": None}, query=f"token={TOKEN}").status == 403
-    assert browser.ask("/", headers={"cookie": None, "sec-fetch-site": "cross-site"}, query=f"token={TOKEN}").status == 200
+    assert (
+        browser.ask("/", headers={"cookie": None, "sec-fetch-site": "cross-site"}, query=f"token={TOKEN}").status == 200
+    )
     assert browser.ask("/", headers={"cookie": None, "host": "evil.example"}, query=f"token={TOKEN}").status == 403
     assert browser.ask("/api/control", "POST", {}, {"origin": None}).status == 403
     for path in ("/", "/api/runs", "/nowhere", "/api/control"):
@@ -413,10 +436,27 @@ def test_fuzzed_requests_never_break_it(browser) -> None:
     for _ in range(50_000 if IS_LONG else 2_000):
         path = random_.choice(paths) + (random_.choice(words) if random_.random() < 0.2 else "")
         query = "&".join(f"{random_.choice(names)}={random_.choice(words)}" for _ in range(random_.randrange(5)))
-        value = {random_.choice(names): random_.choice([*words, 0, -1, 1e300, None, [], {}, True]) for _ in range(random_.randrange(4))}
-        body = random_.choice([json.dumps(value).encode(), random_.randbytes(random_.randrange(60)), b"[" * 3_000, b"x" * 9_000])
-        headers = {} if random_.random() < 0.7 else {random_.choice(["cookie", "origin", "host", "content-length", "content-type", "accept", "range"]): random_.choice(words)}
-        if value.get("moment") in ("policy", "best", "step-100") and value.get("run") == key and path == "/api/episodes":
+        value = {
+            random_.choice(names): random_.choice([*words, 0, -1, 1e300, None, [], {}, True])
+            for _ in range(random_.randrange(4))
+        }
+        body = random_.choice(
+            [json.dumps(value).encode(), random_.randbytes(random_.randrange(60)), b"[" * 3_000, b"x" * 9_000]
+        )
+        headers = (
+            {}
+            if random_.random() < 0.7
+            else {
+                random_.choice(
+                    ["cookie", "origin", "host", "content-length", "content-type", "accept", "range"]
+                ): random_.choice(words)
+            }
+        )
+        if (
+            value.get("moment") in ("policy", "best", "step-100")
+            and value.get("run") == key
+            and path == "/api/episodes"
+        ):
             continue  # is played in another test
         answer = browser.ask(path, random_.choice(methods), body, headers, query)
         statuses.add(answer.status)
@@ -438,7 +478,9 @@ def test_the_table_and_series_say_what_the_files_say(browser, runs) -> None:
     found = browser.ask("/api/series", query=f"runs={row['id']}").json()["runs"][row["id"]]
     assert found["exact"] and found["series"]["episode/return"]["of"] == sum("env" in line for line in lines)
     assert found["series"]["rollout/ep_rew_mean"]["values"] == pytest.approx(means)
-    zoomed = browser.ask("/api/series", query=f"runs={row['id']}&tags=time/fps&from=120&to=180").json()["runs"][row["id"]]
+    zoomed = browser.ask("/api/series", query=f"runs={row['id']}&tags=time/fps&from=120&to=180").json()["runs"][
+        row["id"]
+    ]
     assert zoomed["series"]["time/fps"]["steps"] == [100, 150, 200]
     settings = browser.ask("/api/settings", query=f"runs={row['id']}").json()["runs"][row["id"]]
     assert settings["loss.kind"] == '"q_learning"' and settings["batch_size"] == "8"
@@ -471,14 +513,18 @@ def test_a_stream_tells_what_was_written_since(tmp_path) -> None:
 
 def test_a_run_is_asked_to_write_a_checkpoint_and_to_stop(tmp_path) -> None:
     folder = tmp_path / "runs" / "CartPole-v1" / "default" / "seed-0"
-    run = Run("CartPole-v1", Config().override(**{**SMALL, "total_timesteps": 5_000, "checkpoint_every": 10**6}), 0, folder)
+    run = Run(
+        "CartPole-v1", Config().override(**{**SMALL, "total_timesteps": 5_000, "checkpoint_every": 10**6}), 0, folder
+    )
     browser = Browser(tmp_path / "runs")
     try:
         going = train(run)
         next(going)
         key = browser.run()
         assert browser.ask("/api/control", "POST", {"run": key, "request": "format"}).status == 400
-        assert browser.ask("/api/control", "POST", {"run": key, "request": "checkpoint"}).json() == {"asked": "checkpoint"}
+        assert browser.ask("/api/control", "POST", {"run": key, "request": "checkpoint"}).json() == {
+            "asked": "checkpoint"
+        }
         assert Checkpoints(folder, 2).steps() == []
         next(going)
         assert Checkpoints(folder, 2).steps() == [100] and not run.stopping
@@ -520,7 +566,18 @@ def test_training_that_was_stopped_from_the_dashboard_says_how_to_go_on(tmp_path
         answered(run)
 
     monkeypatch.setattr(control, "answer", stop)
-    words = "--total-timesteps 1000 --learning-starts 50 --batch-size 8 --net-arch 8 --log-interval 50".split()
+    words = [
+        "--total-timesteps",
+        "1000",
+        "--learning-starts",
+        "50",
+        "--batch-size",
+        "8",
+        "--net-arch",
+        "8",
+        "--log-interval",
+        "50",
+    ]
     assert main(["train", "CartPole-v1", *words]) == 0
     assert "Stopped at step 100; go on with: upright resume runs/CartPole-v1/default/seed-0" in capsys.readouterr().out
     assert json.loads((tmp_path / "runs/CartPole-v1/default/seed-0/result.json").read_text())["final_mean"] is None
@@ -552,7 +609,14 @@ def test_an_episode_shows_what_the_policy_does(runs, moment) -> None:
 
 @pytest.mark.parametrize("loss", ["categorical", "quantile", "implicit_quantile"])
 def test_distributional_agents_show_their_distribution(tmp_path, loss) -> None:
-    trained(tmp_path / "x" / "seed-0", loss=loss, munchausen=None, total_timesteps=120, max_episode_steps=30, noisy=loss == "categorical")
+    trained(
+        tmp_path / "x" / "seed-0",
+        loss=loss,
+        munchausen=None,
+        total_timesteps=120,
+        max_episode_steps=30,
+        noisy=loss == "categorical",
+    )
     for moment in ("policy", "step-120"):
         shown, _ = play(Wish(tmp_path / "x" / "seed-0", moment, 1, False))
         found = shown["distribution"]
@@ -593,7 +657,9 @@ def test_the_worker_plays_and_its_failures_are_sentences(runs, tmp_path) -> None
             player.play(Wish(tmp_path, "policy", 0, False), seen.append)
         player._process.kill()
         player._process.join()
-        assert player.play(Wish(runs / "CartPole-v1" / "default" / "seed-0", "policy", 3, False), seen.append)[0] == shown
+        assert (
+            player.play(Wish(runs / "CartPole-v1" / "default" / "seed-0", "policy", 3, False), seen.append)[0] == shown
+        )
     finally:
         player.close()
 
@@ -617,8 +683,26 @@ def test_a_checkpoints_policy_is_read_without_the_replay_memory(runs) -> None:
 def test_train_with_the_dashboard_prints_a_link_that_ends_with_the_run(tmp_path) -> None:
     import httpx
 
-    words = "--total-timesteps 4000000 --learning-starts 50 --batch-size 8 --net-arch 8 --log-interval 100 --dashboard".split()
-    process = subprocess.Popen([sys.executable, "-m", "upright.cli", "train", "CartPole-v1", *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    words = [
+        "--total-timesteps",
+        "4000000",
+        "--learning-starts",
+        "50",
+        "--batch-size",
+        "8",
+        "--net-arch",
+        "8",
+        "--log-interval",
+        "100",
+        "--dashboard",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "upright.cli", "train", "CartPole-v1", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         assert process.stdout is not None
         link = next(line for line in process.stdout if line.startswith("Dashboard: ")).split()[1]
@@ -629,7 +713,9 @@ def test_train_with_the_dashboard_prints_a_link_that_ends_with_the_run(tmp_path)
         while not (rows := client.get("/api/runs").json()["runs"]) and time.monotonic() < until:
             time.sleep(0.2)
         assert rows[0]["state"] == "running"
-        asked = client.post("/api/control", json={"run": rows[0]["id"], "request": "stop"}, headers={"origin": link.split("/?")[0]})
+        asked = client.post(
+            "/api/control", json={"run": rows[0]["id"], "request": "stop"}, headers={"origin": link.split("/?")[0]}
+        )
         assert asked.status_code == 200
         said = process.stdout.read()
         assert process.wait(60) == 0

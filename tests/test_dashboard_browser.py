@@ -25,10 +25,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTEFACTS = Path(__file__).parent.parent / "artefacts"
 IS_LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
 HOSTILE = "<img src=x onerror=alert(1)>"
-SMALL = dict(
-    total_timesteps=1_500, learning_starts=100, batch_size=16, net_arch=(16,), log_interval=50, checkpoint_every=500,
-    max_episode_steps=100,
-)  # fmt: skip
+SMALL = {
+    "total_timesteps": 1_500,
+    "learning_starts": 100,
+    "batch_size": 16,
+    "net_arch": (16,),
+    "log_interval": 50,
+    "checkpoint_every": 500,
+    "max_episode_steps": 100,
+}
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
@@ -37,7 +42,12 @@ pytestmark = [
 
 
 def make(root: Path, experiment: str, seed: int, **settings) -> Run:
-    return Run("CartPole-v1", Config().override(**{**SMALL, **settings}), seed, root / "CartPole-v1" / experiment / f"seed-{seed}")
+    return Run(
+        "CartPole-v1",
+        Config().override(**{**SMALL, **settings}),
+        seed,
+        root / "CartPole-v1" / experiment / f"seed-{seed}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def root(tmp_path_factory) -> Path:
 def link(root) -> str:
     said: list[str] = []
     ended = threading.Event()
-    options = dict(port=0, say=said.append, stop=ended.is_set)
+    options = {"port": 0, "say": said.append, "stop": ended.is_set}
     thread = threading.Thread(target=serve, args=(root,), kwargs=options, daemon=True)
     thread.start()
     until = time.monotonic() + 20
@@ -136,7 +146,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     page.get_by_role("link", name="Compare curves").click()
     expect(page.get_by_role("heading", name="3 experiments compared")).to_be_visible()
     expect(page.locator(".chart canvas")).to_have_count(6)
-    expect(page.get_by_role("img", name="Return. default, mean of 2 seeds")).to_be_visible()
+    expect(page.get_by_role("group", name="Return. default, mean of 2 seeds")).to_be_visible()
     chart = page.locator(".chart .plot").first
     chart.focus()
     page.keyboard.press("ArrowRight")
@@ -222,9 +232,9 @@ def test_a_live_run_is_followed_and_stopped_from_the_page(page, root) -> None:
     try:
         page.get_by_role("link", name="CartPole-v1/live").click(timeout=30_000)
         expect(page.locator(".state.running").first).to_be_visible()
-        first = page.get_by_role("img", name="Steps per second.").get_attribute("aria-label")
+        first = page.get_by_role("group", name="Steps per second.").get_attribute("aria-label")
         page.wait_for_timeout(2_500)
-        assert page.get_by_role("img", name="Steps per second.").get_attribute("aria-label") != first
+        assert page.get_by_role("group", name="Steps per second.").get_attribute("aria-label") != first
         page.get_by_role("button", name="Checkpoint now").click()
         folder = root / "CartPole-v1" / "live" / "seed-0" / "checkpoints"
         until = time.monotonic() + 20
@@ -257,8 +267,13 @@ def test_a_page_that_follows_does_not_grow(page, root) -> None:
         with path.open("a") as file:
             for _ in range(count):
                 step += 100
-                file.write(json.dumps({"step": step, "rollout/ep_rew_mean": step % 977, "train/loss": 0.1, "time/fps": 9.0}) + "\n")
-                file.write(json.dumps({"step": step, "env": 0, "rollout/ep_rew": step % 91, "rollout/ep_len": 9}) + "\n")
+                file.write(
+                    json.dumps({"step": step, "rollout/ep_rew_mean": step % 977, "train/loss": 0.1, "time/fps": 9.0})
+                    + "\n"
+                )
+                file.write(
+                    json.dumps({"step": step, "env": 0, "rollout/ep_rew": step % 91, "rollout/ep_len": 9}) + "\n"
+                )
 
     def heap() -> tuple[int, int]:
         session.send("HeapProfiler.collectGarbage")

@@ -146,7 +146,9 @@ def _dashboard_beside(arguments: Train | Resume, folder: Path, console: Any) -> 
 
     beside.check_installed()
     trust = isinstance(arguments, Resume) and arguments.trust  # a new run vouches for no other in its folder
-    return beside.dashboard(folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
+    return beside.dashboard(
+        folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)
+    )
 
 
 @contextlib.contextmanager
@@ -263,7 +265,12 @@ def dashboard(arguments: Dashboard) -> int:
         root = root.absolute().parent
     with contextlib.suppress(KeyboardInterrupt):
         serve(
-            root, arguments.host, arguments.port, arguments.allow_remote, arguments.trust, functools.partial(print, flush=True)
+            root,
+            arguments.host,
+            arguments.port,
+            arguments.allow_remote,
+            arguments.trust,
+            functools.partial(print, flush=True),
         )
     return 0
 

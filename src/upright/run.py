@@ -326,9 +326,10 @@ class Run:
         if self.metrics is not None:
             self.metrics.close()
         if self._lock is not None:
-            if self.folder is not None and self._lock.is_locked:
+            if self.folder is not None:
                 control.withdraw(self.folder)
             self._lock.release()
+            self._lock = None  # closed again, it leaves the next process's marker alone
 
     def _claim(self, folder: Path) -> None:
         """Make the folder of a new run; refuse one that another run has, or an experiment with other settings."""

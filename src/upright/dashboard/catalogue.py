@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -52,7 +53,10 @@ class FoundRun:
         if not is_plain(self.root, self.folder):
             return False
         changed = self.metrics.refresh()
-        for name, path in (("description", self.folder.parent / "config.json"), ("result", self.folder / "result.json")):
+        for name, path in (
+            ("description", self.folder.parent / "config.json"),
+            ("result", self.folder / "result.json"),
+        ):
             stamp = _stamp(path)
             if self._read.get(path, "never") != stamp:
                 self._read[path] = stamp
@@ -106,13 +110,11 @@ class FoundRun:
         if not is_plain(self.root, self.folder):
             return []
         found: list[dict[str, Any]] = []
-        try:
+        with contextlib.suppress(RunError, OSError):
             found += [
                 {"moment": f"step-{step}", "step": step, "kind": "checkpoint"}
                 for step in Checkpoints(self.folder, 1).steps()
             ]
-        except (RunError, OSError):
-            pass
         if is_plain(self.root, self.folder / "best") and (self.folder / "best" / "policy.json").is_file():
             found.append({"moment": "best", "step": self._best_step(), "kind": "best"})
         if is_plain(self.root, self.folder / "policy") and (self.folder / "policy" / "policy.json").is_file():

@@ -11,7 +11,7 @@ import stat
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -216,7 +216,7 @@ class MetricsFile:
         return x, y, len(x) + 1
 
     def _look_into(self, most: int) -> tuple[Columns, Columns]:
-        """The first record and the first episode after each of so many places, evenly spread, without reading the rest."""
+        """The first record and the first episode after each of so many places, evenly spread: the rest is not read."""
         records, episodes = Columns(), Columns()
         with contextlib.suppress(OSError), open(self.path, "rb", buffering=0, opener=_open_itself) as file:
             for place in range(0, self.size, max(1, self.size // most)):
@@ -307,7 +307,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether JSON's value is a number that a chart can show."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

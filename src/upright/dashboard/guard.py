@@ -1,8 +1,8 @@
 """Who may ask: whoever has the link's token, from this page, by a name that no other site can take.
 
 A page on another site can send requests to 127.0.0.1, and by rebinding a domain of its own make them look like its own.
-So every request needs the token, which that page cannot know; a Host that is this machine's own name; and an Origin, where
-the browser tells one, that is this page's.
+So every request needs the token, which that page cannot know; a Host that is this machine's own name; and an Origin,
+where the browser tells one, that is this page's.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Answers 403 to whoever may not ask, and puts the headers of `HEADERS` on every answer.
 
-    allow_remote: take the machine's own names and any numbered address as Host too, and not only loopback's: a site that
-    rebinds its domain comes with the domain's name
+    allow_remote: take the machine's own names and any numbered address as Host too, and not only loopback's: a site
+    that rebinds its domain comes with the domain's name
     """
 
     def __init__(self, app: ASGIApp, token: str, cookie: str, allow_remote: bool) -> None:
         self._app, self._token, self._cookie, self._allow_remote = app, token, cookie, allow_remote
-        self._names = {"localhost"} | ({socket.gethostname().lower(), socket.getfqdn().lower()} if allow_remote else set())
+        self._names = {"localhost"} | (
+            {socket.gethostname().lower(), socket.getfqdn().lower()} if allow_remote else set()
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -74,7 +76,8 @@ class Guard:
                 headers.update(HEADERS)
                 if is_from_link:
                     headers.append(
-                        "set-cookie", f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
+                        "set-cookie",
+                        f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000",
                     )
             await send(message)
 

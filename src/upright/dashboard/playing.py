@@ -87,7 +87,11 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 def _episode(
     agent: Agent, network: Any, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
 ) -> tuple[dict[str, Any], list[bytes]]:
-    q, actions, rewards, outputs, pictures = [], [], [], [], []
+    q: list[list[float | None]] = []
+    actions: list[int] = []
+    rewards: list[float] = []
+    outputs: list[np.ndarray | None] = []
+    pictures: list[bytes] = []
     size, terminated, truncated = 0, False, False
     while not (terminated or truncated) and len(actions) < MOST_STEPS and size < MOST_BYTES:
         picture = _picture(environment)

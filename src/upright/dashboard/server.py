@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 import upright
 from upright import control
 from upright.dashboard.catalogue import Catalogue, FoundRun
-from upright.dashboard.following import LENGTH, RETURN, Columns
+from upright.dashboard.following import Columns
 from upright.dashboard.guard import Guard, is_loopback, make_token
 from upright.dashboard.playing import Player, Wish
 from upright.dashboard.sampling import downsample, within
@@ -77,6 +77,7 @@ class Dashboard:
         self.player = Player()
         self._lock = threading.Lock()
         self._refreshed = -math.inf
+        self._untold: set[str] = set()
         self._played: OrderedDict[str, Played] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Queue[set[str]]] = set()
@@ -85,13 +86,18 @@ class Dashboard:
 
     # What the files say ------------------------------------------------------------------------------------------
 
-    def refresh(self, patience: float = TICK / 2) -> set[str]:
-        """Look at the files, unless that was done so recently; the ids of what has changed."""
+    def refresh(self, patience: float = TICK / 2) -> None:
+        """Look at the files, unless that was done so recently."""
         with self._lock:
-            if time.monotonic() - self._refreshed < patience:
-                return set()
-            changed = self.catalogue.refresh()
-            self._refreshed = time.monotonic()
+            if time.monotonic() - self._refreshed >= patience:
+                self._untold |= self.catalogue.refresh()  # whoever asked for it: the streams are to hear of it too
+                self._refreshed = time.monotonic()
+
+    def changes(self) -> set[str]:
+        """Look at the files; the ids of what has changed since the last call."""
+        self.refresh(0.0)
+        with self._lock:
+            changed, self._untold = self._untold, set()
             return changed
 
     def table(self) -> dict[str, Any]:
@@ -280,7 +286,7 @@ class Dashboard:
                 told = set()
             await asyncio.sleep(TICK)
             if self._streams:
-                changed = await run_in_threadpool(self.refresh, 0.0)
+                changed = await run_in_threadpool(self.changes)
                 if changed:
                     self._tell(changed)
 
@@ -385,7 +391,7 @@ def make_app(dashboard: Dashboard, token: str, cookie: str = "upright", allow_re
 
     async def ask(request: Request) -> Response:
         body = await _body(request)
-        wanted = body.get("request")
+        wanted: Any = body.get("request")
         if wanted not in get_args(control.Request):
             raise HTTPException(400, f"request has to be one of {', '.join(get_args(control.Request))}.")
         return _json(await run_in_threadpool(dashboard.ask, _id(body.get("run")), wanted))
@@ -448,8 +454,8 @@ def serve(
     if not is_loopback(host) and not allow_remote:
         raise SettingError(
             f"--host {host} lets other machines in, over a connection that anybody between can read: whoever gets the "
-            "link sees every run and can stop training; add --allow-remote if that is meant, or keep 127.0.0.1 and reach "
-            f"it through ssh -L {port or PORT}:127.0.0.1:{port or PORT}."
+            "link sees every run and can stop training; add --allow-remote if that is meant, or keep 127.0.0.1 and "
+            f"reach it through ssh -L {port or PORT}:127.0.0.1:{port or PORT}."
         )
     if not root.is_dir():
         raise SettingError(f"{root} is no folder; train something first, or name the folder that holds the runs.")
@@ -498,7 +504,9 @@ def _listen(host: str, port: int | None) -> socket.socket:
             listening.close()
             if port is None and attempt:
                 continue
-            raise SettingError(f"{host}:{attempt} cannot be served: {error.strerror or error}; choose another --port.") from error
+            raise SettingError(
+                f"{host}:{attempt} cannot be served: {error.strerror or error}; choose another --port."
+            ) from error
         except OverflowError as error:
             listening.close()
             raise SettingError(f"port is {attempt}, but it has to be in [0, 65535].") from error
@@ -616,6 +624,8 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(5)
     try:
-        serve(Path(settings["root"]), trust=settings["trust"], say=lambda text: print(text, flush=True), stop=ended.is_set)
+        serve(
+            Path(settings["root"]), trust=settings["trust"], say=lambda text: print(text, flush=True), stop=ended.is_set
+        )
     except UprightError as error:
         print(error, flush=True)

@@ -36,7 +36,7 @@ export class Chart {
     this.options = options;
     this.tip = element("div", { class: "tip", hidden: true });
     this.area = element("div", {
-      class: "plot", tabindex: 0, role: "img", "aria-label": options.title,
+      class: "plot", tabindex: 0, role: "group", "aria-roledescription": "chart", "aria-label": options.title,
       onkeydown: (event) => this.#key(event), onblur: () => this.#point(null),
     }, this.tip);
     this.note = element("p", { class: "note" });
@@ -87,7 +87,7 @@ export class Chart {
   }
 
   #said() {
-    const told = this.#lines.filter((line) => line.told !== false);
+    const told = this.#lines.filter((line) => line.told !== false).sort((a, b) => (a.rank ?? 1) - (b.rank ?? 1));
     if (!told.length) return "Nothing to show yet.";
     return told.slice(0, 5).map((line) => `${line.name}: ${number(line.values.at(-1))} at step ${count(line.steps.at(-1))}.`).join(" ");
   }

@@ -210,7 +210,6 @@ export class Player {
     }
     const bins = about.edges.length - 1, width = 480, lane = 46, names = this.#shown.actions.slice(0, 8);
     const height = lane * names.length + 22, left = 8, right = width - 8;
-    this.peak = about.probability.flat(2).reduce((a, b) => Math.max(a, b), 1e-9);
     this.lane = lane;
     const svg = drawn("svg", { class: "distribution", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Distribution of the return for each action" });
     this.columns = names.map((name, a) => {
@@ -228,17 +227,19 @@ export class Player {
     });
     const text = (x, anchor, value) => drawn("text", { x, y: height - 5, "text-anchor": anchor }, document.createTextNode(number(value)));
     svg.append(text(left, "start", about.edges[0]), text(width / 2, "middle", (about.edges[0] + about.edges[bins]) / 2), text(right, "end", about.edges[bins]));
-    this.distribution.replaceChildren(element("h2", {}, "Distribution of the return"), svg, element("p", { class: "note" }, `Height: ${about.kind}; the same scale throughout the episode.`));
+    this.distribution.replaceChildren(element("h2", {}, "Distribution of the return"), svg, element("p", { class: "note" }, `Height: ${about.kind}, scaled to the highest of this step.`));
   }
 
   #moveDistribution(k) {
     const about = this.#shown.distribution;
     if (!about) return;
+    // Each step has its own scale: where an episode ends, one column holds nearly all, and the others would vanish.
+    const peak = about.probability[k].flat().reduce((a, b) => Math.max(a, b), 1e-9);
     this.columns.forEach(({ columns, label, base, name }, a) => {
       const isChosen = this.#shown.chosen[k] === a;
       label.textContent = (isChosen ? "▶ " : "") + name;
       columns.forEach((column, b) => {
-        const height = (about.probability[k][a][b] / this.peak) * (this.lane - 6);
+        const height = (about.probability[k][a][b] / peak) * (this.lane - 6);
         column.setAttribute("y", base - height);
         column.setAttribute("height", height);
         column.style.opacity = isChosen ? 1 : 0.45;
