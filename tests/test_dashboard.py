@@ -190,7 +190,7 @@ def test_a_file_cut_back_by_resume_or_removed_is_read_anew(tmp_path) -> None:
 def test_what_is_no_line_of_ours_is_counted_and_passed_over(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [record(1, 1.0), "\x00\x01\n", "[]\n", "{}\n", "[" * 5_000 + "\n", '{"step": "a"}\n', '{"step": 1e999}\n', '{"step": true}\n',
-             '{"step": 2, "rollout/ep_rew_mean": NaN, "x": "text", "big": 1' + "0" * 400 + '}\\n', '{"step": 3, "env": 0}\n', record(4, 2.0)]  # fmt: skip
+             '{"step": 2, "rollout/ep_rew_mean": NaN, "x": "text", "big": 1' + "0" * 400 + '}\n', '{"step": 3, "env": 0}\n', record(4, 2.0)]  # fmt: skip
     path.write_bytes("".join(lines).encode() + b"\xff\xfe{\n")
     metrics = MetricsFile(path)
     metrics.refresh()
