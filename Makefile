@@ -1,5 +1,6 @@
 # make train      train CartPole-v1 with the default configuration
 # make test       run the whole test suite
+# make test-faults  the tests of resume and of faults with all their tries, and a table of them; about half an hour
 # make check      linter, formatter's check and type checker
 # make sanitize   run the tests of the compiled extension under sanitisers
 # make bench      measure against other libraries, into benchmarks/results/; BENCH=--long for what takes minutes
@@ -17,13 +18,16 @@ NATIVE = CMakeLists.txt $(wildcard native/*)
 # An environment that was only half made is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: train test check sanitize bench clean
+.PHONY: train test test-faults check sanitize bench clean
 
 train: .venv/.train
 	.venv/bin/upright train CartPole-v1
 
 test: .venv/.test
 	.venv/bin/pytest --numprocesses 2 --dist worksteal
+
+test-faults: .venv/.test
+	UPRIGHT_FAULTS=long .venv/bin/pytest tests/test_resume.py tests/test_faults.py tests/test_security.py --numprocesses 2 --dist worksteal
 
 check: .venv/.test
 	scripts/check

@@ -7,6 +7,8 @@ namespace upright::UPRIGHT_INSTRUCTION_SET {
 
 constexpr float INFINITE = __builtin_inff();
 
+UPRIGHT_INLINE float absolute(float x) { return __builtin_fabsf(x); }
+
 // eˣ = 2ⁿ e^r with r = x − n ln 2 in ±½ ln 2, by a polynomial in r; 0 below the smallest normal number. Wrong by at
 // most 2 units in the last place; NaN stays NaN.
 UPRIGHT_INLINE float exponential(float x) {
@@ -66,8 +68,22 @@ UPRIGHT_INLINE float hyperbolic_tangent(float x) {
     return size < 0.625f ? small : x < 0 ? -large : large;
 }
 
-UPRIGHT_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+// cos πx, by the series round 0 of the nearest half turn; x below 2²²
+UPRIGHT_INLINE float cosine_of_half_turns(float x) {
+    const float whole = (x * 0.5f + 12582912.0f) - 12582912.0f;
+    const float turn = absolute(x - 2.0f * whole);  // [0, 1]
+    const float angle = 3.14159265f * (turn > 0.5f ? 1.0f - turn : turn);
+    const float square = angle * angle;
+    float sum = 2.0876757e-9f;
+    sum = sum * square - 2.7557319e-7f;
+    sum = sum * square + 2.4801587e-5f;
+    sum = sum * square - 1.3888889e-3f;
+    sum = sum * square + 4.1666667e-2f;
+    sum = sum * square - 0.5f;
+    sum = sum * square + 1.0f;
+    return turn > 0.5f ? -sum : sum;
+}
 
-UPRIGHT_INLINE float absolute(float x) { return __builtin_fabsf(x); }
+UPRIGHT_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 }  // namespace upright::UPRIGHT_INSTRUCTION_SET

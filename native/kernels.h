@@ -33,7 +33,7 @@ struct Product {
 };
 
 enum class Activation { relu, tanh, silu };
-enum class LossKind { q_learning, categorical, quantile };
+enum class LossKind { q_learning, categorical, quantile, implicit_quantile };
 enum class OptimizerKind { adam, adamw, rmsprop, sgd };
 
 struct Munchausen {
@@ -48,17 +48,19 @@ struct LossSettings {
     Munchausen soft;
     Size actions;
     Size outputs;        // atoms or quantiles per action; 1 for q_learning
+    Size targets;        // quantiles of the target network; for both kinds of quantiles
     float v_min, v_max;  // categorical
-    float kappa;         // quantile
+    float kappa;         // both kinds of quantiles
 };
 
-// What the networks say of a panel of samples, and what was sampled. Outputs are [actions · outputs, columns].
+// What the networks say of a panel of samples, and what was sampled.
 struct LossPanel {
-    Size columns;
-    const float* online;
-    const float* target_next;
-    const float* online_next;    // for double_q
-    const float* target;         // for munchausen
+    Size columns, samples;       // the columns past the samples weigh nothing
+    const float* online;         // [actions · outputs, columns], of s
+    const float* target_next;    // [actions · outputs or targets, columns], of s'
+    const float* q_next;         // [actions, columns]: the action values by which the next action is chosen
+    const float* q;              // [actions, columns]: the target network's action values of s, for munchausen
+    const float* fractions;      // [samples, outputs]: where the online quantiles lie; null for the midpoints
     const std::int32_t* action;  // [columns], as are the next three
     const float* reward;
     const float* discount;
@@ -121,6 +123,16 @@ struct Kernels {
     void (*noise_gradient)(Size rows, Size columns, Size row, const float* gradient, const float* of_output,
                            const float* of_input, float* result);
 
+    // cos(π i τ), i < count, of each fraction τ [columns]: [count, columns]   (Dabney 2018b, eq. 4)
+    void (*cosines)(Size count, Size columns, const float* fractions, float* result);
+    // Each of `samples` columns of features [rows, row], from the first, times its `count` columns of the embedding
+    // [rows, columns]: the same shape as that   (Dabney 2018b, eq. 4)
+    void (*mix)(Size rows, Size samples, Size count, Size columns, const float* features, Size row,
+                const float* embedding, float* result);
+    // Its gradient: adds to the features' and becomes, in place, that by the embedding before its ReLU
+    void (*unmix)(Size rows, Size samples, Size count, Size columns, const float* features, Size row,
+                  const float* embedding, float* gradient, float* features_gradient);
+
     // Q(s, ·) [actions, columns] of an output
     void (*action_values)(const LossSettings&, Size columns, const float* output, float* q, float* scratch);
     void (*temporal_difference)(const LossSettings&, const LossPanel&);
@@ -134,7 +146,7 @@ struct Kernels {
 };
 
 // Floats that `action_values` and `temporal_difference` need to work in.
-constexpr Size loss_scratch(const LossSettings& loss) { return (4 * loss.outputs + 3 * loss.actions) * PANEL; }
+constexpr Size loss_scratch(const LossSettings& loss) { return (4 * loss.outputs + loss.targets + 3 * loss.actions) * PANEL; }
 
 // The best table for this machine, or the one of that name; null when there is none of that name that runs here.
 const Kernels* kernels(const char* name = nullptr);

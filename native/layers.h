@@ -149,4 +149,30 @@ inline void noise_gradient(Size rows, Size columns, Size row, const float* __res
         for (Size i = r * row, c = 0; c < columns; ++c, ++i) result[i] = gradient[i] * (of_output[r] * of_input[c]);
 }
 
+inline void cosines(Size count, Size columns, const float* __restrict fractions, float* __restrict result) {
+    for (Size i = 0; i < count; ++i)
+        for (Size c = 0; c < columns; ++c)
+            result[i * columns + c] = cosine_of_half_turns(static_cast<float>(i) * fractions[c]);
+}
+
+inline void mix(Size rows, Size samples, Size count, Size columns, const float* __restrict features, Size row,
+                const float* __restrict embedding, float* __restrict result) {
+    for (Size r = 0; r < rows; ++r)
+        for (Size b = 0, i = r * columns; b < samples; ++b)
+            for (const Size end = i + count; i < end; ++i) result[i] = features[r * row + b] * embedding[i];
+}
+
+inline void unmix(Size rows, Size samples, Size count, Size columns, const float* __restrict features, Size row,
+                  const float* __restrict embedding, float* __restrict gradient, float* __restrict features_gradient) {
+    for (Size r = 0; r < rows; ++r)
+        for (Size b = 0, i = r * columns; b < samples; ++b) {
+            float sum = 0;
+            for (const Size end = i + count; i < end; ++i) {
+                sum += gradient[i] * embedding[i];
+                gradient[i] = embedding[i] > 0 ? gradient[i] * features[r * row + b] : 0;
+            }
+            features_gradient[r * row + b] += sum;
+        }
+}
+
 }  // namespace upright::UPRIGHT_INSTRUCTION_SET

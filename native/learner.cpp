@@ -1,9 +1,10 @@
 #include "learner.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -12,14 +13,17 @@ namespace upright {
 namespace {
 
 constexpr std::align_val_t LINE{64};
+constexpr Size MOST_PARAMETERS = Size{1} << 48;  // more than any machine holds, and their bytes still are a number
 
 void clear(float* values, Size count) { std::memset(values, 0, static_cast<std::size_t>(count) * sizeof(float)); }
 
 }  // namespace
 
+double memory_of_machine() {
+    return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
 Buffer::Buffer(Size size) : size_(size) {
-    if (size < 0 || static_cast<std::size_t>(size) > std::numeric_limits<std::size_t>::max() / 2 / sizeof(float))
-        throw std::bad_alloc();
     const auto bytes = static_cast<std::size_t>(size) * sizeof(float);
     data_.reset(static_cast<float*>(::operator new[](bytes, LINE)));
     std::memset(data_.get(), 0, bytes);
@@ -36,36 +40,47 @@ Learner::Learner(const Settings& given, const Kernels& table) : settings(given),
         torso_.push_back(layer(features, settings.widths[i], false, true));
         features = settings.widths[i];
     }
-    const Size rows = loss.actions * loss.outputs;
-    advantage_ = stream(features, rows);
-    if (settings.dueling) value_ = stream(features, loss.outputs);
+    // Of implicit quantiles, a fraction is a column of its own in the head.
+    const bool implicit = settings.cosines > 0;
+    const Size outputs = implicit ? 1 : loss.outputs;
+    advantage_ = stream(features, loss.actions * outputs);
+    if (settings.dueling) value_ = stream(features, outputs);
+    if (implicit) embedding_ = layer(settings.cosines, features, false, false);
 
     // `layer` has counted the parameters in `size_` meanwhile.
-    online = Buffer(size_);
-    target = Buffer(size_);
-    gradient = Buffer(size_);
-    if (settings.optimizer != OptimizerKind::sgd) {
-        first_moment = Buffer(size_);
-        second_moment = Buffer(size_);
-    }
-    if (settings.amsgrad) largest_moment = Buffer(size_);
+    Sizes sizes{{&online, size_}, {&target, size_}, {&gradient, size_}};
+    if (settings.optimizer != OptimizerKind::sgd)
+        for (Buffer* each : {&first_moment, &second_moment}) sizes.emplace_back(each, size_);
+    if (settings.amsgrad) sizes.emplace_back(&largest_moment, size_);
     if (settings.noisy)
-        for (Noise* noise : {&online_noise_, &target_noise_}) *noise = {Buffer(noise_size), Buffer(size_)};
-
-    learning_ = tape();
-    asking_ = tape();
+        for (Noise* noise : {&online_noise_, &target_noise_}) {
+            sizes.emplace_back(&noise->drawn, noise_size);
+            sizes.emplace_back(&noise->weights, size_);
+        }
+    lay_out(learning_, sizes);
+    lay_out(asking_, sizes);
     const Size wide = widest();
-    obs_ = Buffer(padded(settings.inputs) * PANEL);
-    next_obs_ = Buffer(padded(settings.inputs) * PANEL);
-    rows_ = Buffer(padded(settings.inputs) * PANEL);
-    block_ = Buffer(PANEL * PANEL);
-    scratch_ = Buffer(std::max(loss_scratch(loss), wide * PANEL));
-    for (Buffer* each : {&output_, &target_output_, &target_next_, &online_next_, &output_gradient_})
-        *each = Buffer(rows * PANEL);
-    for (Buffer* each : {&q_, &allowed_, &next_allowed_}) *each = Buffer(loss.actions * PANEL);
-    value_gradient_ = Buffer(loss.outputs * PANEL);
-    features_gradient_ = Buffer(features * PANEL);
-    for (Buffer& each : hidden_gradient_) each = Buffer(wide * PANEL);
+    for (Buffer* each : {&obs_, &next_obs_, &rows_}) sizes.emplace_back(each, padded(settings.inputs) * PANEL);
+    sizes.emplace_back(&block_, PANEL * PANEL);
+    sizes.emplace_back(&scratch_, std::max(loss_scratch(loss), wide * PANEL));
+    for (Buffer* each : {&output_, &output_gradient_}) sizes.emplace_back(each, loss.actions * loss.outputs * PANEL);
+    sizes.emplace_back(&target_next_, loss.actions * std::max(loss.outputs, loss.targets) * PANEL);
+    sizes.emplace_back(&policy_output_, loss.actions * std::max(loss.outputs, settings.policy_fractions) * PANEL);
+    for (Buffer* each : {&q_, &q_next_, &allowed_, &next_allowed_}) sizes.emplace_back(each, loss.actions * PANEL);
+    sizes.emplace_back(&value_gradient_, outputs * PANEL);
+    if (implicit) {
+        sizes.emplace_back(&fractions_, PANEL);
+        sizes.emplace_back(&cosines_, padded(settings.cosines) * PANEL);
+        for (Buffer* each : {&embedded_, &mixed_, &mixed_gradient_}) sizes.emplace_back(each, padded(features) * PANEL);
+        sizes.emplace_back(&head_output_, loss.actions * PANEL);
+    }
+    sizes.emplace_back(&features_gradient_, features * PANEL);
+    for (Buffer& each : hidden_gradient_) sizes.emplace_back(&each, wide * PANEL);
+
+    double bytes = 0;
+    for (const auto& [buffer, size] : sizes) bytes += static_cast<double>(size) * sizeof(float);
+    if (bytes > memory_of_machine()) throw std::bad_alloc();
+    for (const auto& [buffer, size] : sizes) *buffer = Buffer(size);
 }
 
 Learner::Layer Learner::layer(Size inputs, Size outputs, bool noisy, bool hidden) {
@@ -74,7 +89,10 @@ Learner::Layer Learner::layer(Size inputs, Size outputs, bool noisy, bool hidden
     result.outputs = outputs;
     result.noisy = noisy;
     result.hidden = hidden;
-    const auto claim = [this](Size count) { return std::exchange(size_, size_ + count); };
+    const auto claim = [this](Size count) {
+        if (count > MOST_PARAMETERS - size_) throw std::bad_alloc();
+        return std::exchange(size_, size_ + count);
+    };
     result.weight = claim(outputs * padded(inputs));
     result.bias = claim(padded(outputs));
     if (noisy) {
@@ -99,23 +117,23 @@ Learner::Stream Learner::stream(Size inputs, Size outputs) {
     return result;
 }
 
-Learner::Tape Learner::tape() const {
-    const auto traces = [this](const Stream& stream) {
-        std::vector<Trace> result;
-        for (const Layer& each : stream) {
-            Trace trace;
-            if (each.hidden) {
-                const Size size = padded(each.outputs) * PANEL;
-                trace.output = Buffer(size);
-                if (settings.activation == Activation::silu) trace.before_activation = Buffer(size);
-                if (settings.layer_norm) trace.normalised = Buffer(size);
-                if (settings.layer_norm) trace.inverse_deviation = Buffer(PANEL);
-            }
-            result.push_back(std::move(trace));
-        }
-        return result;
-    };
-    return {traces(torso_), traces(advantage_), traces(value_), Buffer(settings.loss.outputs * PANEL)};
+void Learner::lay_out(const Stream& stream, std::vector<Trace>& traces, Sizes& sizes) const {
+    traces = std::vector<Trace>(stream.size());
+    for (std::size_t i = 0; i < stream.size(); ++i) {
+        if (!stream[i].hidden) continue;
+        const Size size = padded(stream[i].outputs) * PANEL;
+        sizes.emplace_back(&traces[i].output, size);
+        if (settings.activation == Activation::silu) sizes.emplace_back(&traces[i].before_activation, size);
+        if (settings.layer_norm) sizes.emplace_back(&traces[i].normalised, size);
+        if (settings.layer_norm) sizes.emplace_back(&traces[i].inverse_deviation, PANEL);
+    }
+}
+
+void Learner::lay_out(Tape& tape, Sizes& sizes) const {
+    lay_out(torso_, tape.torso, sizes);
+    lay_out(advantage_, tape.advantage, sizes);
+    lay_out(value_, tape.value, sizes);
+    sizes.emplace_back(&tape.state_value, settings.loss.outputs * PANEL);
 }
 
 Size Learner::widest() const {
@@ -210,24 +228,38 @@ const float* Learner::forward(const View& view, const Stream& stream, std::vecto
     return input;
 }
 
-void Learner::forward(const View& view, Tape& tape, const float* input, Size columns, float* output) const {
-    const float* features = forward(view, torso_, tape.torso, input, columns, nullptr);
+void Learner::head(const View& view, Tape& tape, const float* features, Size columns, Size outputs,
+                   float* output) const {
     forward(view, advantage_, tape.advantage, features, columns, output);
     if (settings.dueling) {
         forward(view, value_, tape.value, features, columns, tape.state_value.data());
-        kernels.duel(settings.loss.actions, settings.loss.outputs, columns, output, tape.state_value.data());
+        kernels.duel(settings.loss.actions, outputs, columns, output, tape.state_value.data());
     }
+}
+
+void Learner::forward(const View& view, Tape& tape, const float* input, Size count, Size columns,
+                      const float* fractions, Size asked, float* output) {
+    const float* features = forward(view, torso_, tape.torso, input, columns, nullptr);
+    if (settings.cosines > 0)
+        implicit_head(view, tape, features, count, columns, fractions, asked, output);
+    else
+        head(view, tape, features, columns, settings.loss.outputs, output);
+}
+
+void Learner::action_values(const View& view, const float* input, Size count, Size columns, float* q) {
+    LossSettings loss = settings.loss;
+    if (settings.cosines > 0) loss.outputs = settings.policy_fractions;
+    forward(view, asking_, input, count, columns, nullptr, loss.outputs, policy_output_.data());
+    kernels.action_values(loss, columns, policy_output_.data(), q, scratch_.data());
 }
 
 template <typename Number>
 void Learner::q_values(Size count, const Number* obs, bool noisy, float* q) {
     const Size actions = settings.loss.actions;
-    const View view = online_view(noisy && settings.noisy);
     for (Size begin = 0; begin < count; begin += PANEL) {
         const Size n = std::min(PANEL, count - begin), columns = n == 1 ? 1 : padded(n);
         gather(obs + begin * settings.inputs, nullptr, n, columns, obs_.data());
-        forward(view, asking_, obs_.data(), columns, output_.data());
-        kernels.action_values(settings.loss, columns, output_.data(), q_.data(), scratch_.data());
+        action_values(online_view(noisy && settings.noisy), obs_.data(), n, columns, q_.data());
         for (Size b = 0; b < n; ++b)
             for (Size a = 0; a < actions; ++a) q[(begin + b) * actions + a] = q_.data()[a * columns + b];
     }
@@ -274,17 +306,25 @@ void Learner::backward(const Stream& stream, std::vector<Trace>& traces, const f
     }
 }
 
-void Learner::backward(const float* input, Size columns, float* output_gradient, Start start) {
+void Learner::backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
+                            float* features_gradient, Start start) {
+    if (settings.dueling)
+        kernels.separate(settings.loss.actions, outputs, columns, output_gradient, value_gradient_.data());
+    backward(advantage_, learning_.advantage, features, columns, output_gradient, features_gradient, Start::zero,
+             start);
+    if (settings.dueling)
+        backward(value_, learning_.value, features, columns, value_gradient_.data(), features_gradient,
+                 Start::accumulate, start);
+}
+
+void Learner::backward(const float* input, Size count, Size columns, const float* fractions, Start start) {
     const float* features = torso_.empty() ? input : learning_.torso.back().output.data();
-    float* of_features = torso_.empty() ? nullptr : features_gradient_.data();
-    if (settings.dueling)
-        kernels.separate(settings.loss.actions, settings.loss.outputs, columns, output_gradient,
-                         value_gradient_.data());
-    backward(advantage_, learning_.advantage, features, columns, output_gradient, of_features, Start::zero, start);
-    if (settings.dueling)
-        backward(value_, learning_.value, features, columns, value_gradient_.data(), of_features, Start::accumulate,
-                 start);
-    backward(torso_, learning_.torso, input, columns, of_features, nullptr, Start::zero, start);
+    if (settings.cosines > 0)
+        implicit_backward(features, count, columns, fractions, start);
+    else
+        backward_head(features, columns, settings.loss.outputs, output_gradient_.data(),
+                      torso_.empty() ? nullptr : features_gradient_.data(), start);
+    backward(torso_, learning_.torso, input, columns, features_gradient_.data(), nullptr, Start::zero, start);
 }
 
 void Learner::clear_norm_gradient(const Stream& stream) {
@@ -300,7 +340,8 @@ void Learner::clear_norm_gradient(const Stream& stream) {
 bool Learner::Measures::finite() const { return std::isfinite(loss) && std::isfinite(norm); }
 
 Learner::Measures Learner::update(const Columns& memory, Size count, const std::int64_t* place, const double* weight,
-                                  double learning_rate, float* priority) {
+                                  const float* fractions, const float* target_fractions, double learning_rate,
+                                  float* priority) {
     const LossSettings& loss = settings.loss;
     std::int32_t action[PANEL];
     float reward[PANEL], discount[PANEL], share[PANEL], per_sample[PANEL], of_panel[PANEL];
@@ -329,14 +370,22 @@ Learner::Measures Learner::update(const Columns& memory, Size count, const std::
             gather(static_cast<const float*>(memory.next_obs), here, n, columns, next_obs_.data());
         }
         const View online_network = online_view(settings.noisy), target_network = target_view();
-        forward(target_network, asking_, next_obs_.data(), columns, target_next_.data());
-        if (loss.double_q) forward(online_network, asking_, next_obs_.data(), columns, online_next_.data());
-        if (loss.munchausen) forward(target_network, asking_, obs_.data(), columns, target_output_.data());
-        forward(online_network, learning_, obs_.data(), columns, output_.data());
+        const bool implicit = settings.cosines > 0;
+        const float* asked = implicit ? fractions + begin * loss.outputs : nullptr;
+        forward(target_network, asking_, next_obs_.data(), n, columns,
+                implicit ? target_fractions + begin * loss.targets : nullptr, loss.targets, target_next_.data());
+        if (loss.double_q)
+            action_values(online_network, next_obs_.data(), n, columns, q_next_.data());
+        else if (implicit)  // by fractions of its own
+            action_values(target_network, next_obs_.data(), n, columns, q_next_.data());
+        else
+            kernels.action_values(loss, columns, target_next_.data(), q_next_.data(), scratch_.data());
+        if (loss.munchausen) action_values(target_network, obs_.data(), n, columns, q_.data());
+        forward(online_network, learning_, obs_.data(), n, columns, asked, loss.outputs, output_.data());
 
         kernels.temporal_difference(
-            loss, {columns, output_.data(), target_next_.data(), online_next_.data(), target_output_.data(), action,
-                   reward, discount, share, memory.mask == nullptr ? nullptr : allowed_.data(),
+            loss, {columns, n, output_.data(), target_next_.data(), q_next_.data(), q_.data(), asked, action, reward,
+                   discount, share, memory.mask == nullptr ? nullptr : allowed_.data(),
                    memory.next_mask == nullptr ? nullptr : next_allowed_.data(), output_gradient_.data(), per_sample,
                    of_panel, scratch_.data()});
         for (Size b = 0; b < n; ++b) {
@@ -347,7 +396,7 @@ Learner::Measures Learner::update(const Columns& memory, Size count, const std::
         for (Size a = 0; a < loss.actions; ++a)
             for (Size b = 0; b < n; ++b) q_total += q_.data()[a * columns + b];
 
-        backward(obs_.data(), columns, output_gradient_.data(), begin == 0 ? Start::zero : Start::accumulate);
+        backward(obs_.data(), n, columns, asked, begin == 0 ? Start::zero : Start::accumulate);
     }
     if (settings.noisy)
         for (const Stream* each : {&advantage_, &value_}) sigma_gradient(*each);

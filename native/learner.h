@@ -7,13 +7,18 @@
 // of a matrix, and each vector, is padded with zeros to a multiple of 16: so no product has an edge.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
 
 namespace upright {
+
+// The bytes of memory that this machine has, used or not.
+double memory_of_machine();
 
 // Floats that begin on a cache line, all 0 at first.
 class Buffer {
@@ -38,6 +43,7 @@ struct Settings {
     Activation activation;
     bool layer_norm, dueling, noisy;
     LossSettings loss;
+    Size cosines, policy_fractions;  // of implicit quantiles, at most 64 fractions; else 0
     OptimizerKind optimizer;
     bool amsgrad;
     double epsilon, weight_decay;
@@ -52,13 +58,13 @@ struct Columns {
     const std::int64_t* action;
     const double* reward;
     const double* discount;
-    const bool* mask;  // null without masks, as is the next
-    const bool* next_mask;
+    const std::uint8_t* mask;  // 0 where an action is not allowed; null without masks, as is the next
+    const std::uint8_t* next_mask;
 };
 
 class Learner {
   public:
-    // Throws std::bad_alloc when the parameters do not fit into memory.
+    // Throws std::bad_alloc when this machine has not the memory for all that the learner holds, before it takes any.
     Learner(const Settings& settings, const Kernels& kernels);
 
     const Settings settings;
@@ -83,9 +89,10 @@ class Learner {
         bool finite() const;
     };
     // One gradient step on the transitions at `place` [count], with weight [count] or null; fills priority [count].
+    // Implicit quantiles are asked for at fractions [count, outputs] and target_fractions [count, targets].
     // When what it measures is not finite, the parameters stay as they are.
     Measures update(const Columns& columns, Size count, const std::int64_t* place, const double* weight,
-                    double learning_rate, float* priority);
+                    const float* fractions, const float* target_fractions, double learning_rate, float* priority);
 
     void update_target(double share) {
         kernels.move_towards(online.size(), static_cast<float>(share), online.data(), target.data());
@@ -103,6 +110,7 @@ class Learner {
         Size row() const { return padded(inputs); }  // from one row of the weight to the next
     };
     using Stream = std::vector<Layer>;
+    using Sizes = std::vector<std::pair<Buffer*, Size>>;
 
     // A layer's output, and what going back needs beside it.
     struct Trace {
@@ -127,7 +135,8 @@ class Learner {
 
     Layer layer(Size inputs, Size outputs, bool noisy, bool hidden);
     Stream stream(Size inputs, Size outputs);
-    Tape tape() const;
+    void lay_out(const Stream& stream, std::vector<Trace>& traces, Sizes& sizes) const;
+    void lay_out(Tape& tape, Sizes& sizes) const;
     Size widest() const;
     View online_view(bool noisy) const { return {online, noisy ? &online_noise_ : nullptr}; }
     View target_view() const { return {target, settings.noisy ? &target_noise_ : nullptr}; }
@@ -135,12 +144,29 @@ class Learner {
 
     template <typename Number>
     void gather(const Number* rows, const std::int64_t* place, Size count, Size columns, float* panel);
-    void forward(const View& view, Tape& tape, const float* input, Size columns, float* output) const;
     const float* forward(const View& view, const Stream& stream, std::vector<Trace>& traces, const float* input,
                          Size columns, float* last) const;
+    // The streams of the head: features [·, columns] to output [actions · outputs, columns].
+    void head(const View& view, Tape& tape, const float* features, Size columns, Size outputs, float* output) const;
+    // The whole network for the first `count` samples of a panel. Implicit quantiles are asked for at fractions
+    // [count, asked], or at as many midpoints.
+    void forward(const View& view, Tape& tape, const float* input, Size count, Size columns, const float* fractions,
+                 Size asked, float* output);
+    // Q(s, ·) [actions, columns], by which actions are chosen.
+    void action_values(const View& view, const float* input, Size count, Size columns, float* q);
 
-    // Adds to the gradient what a panel's output gradient [rows, columns] gives, which it overwrites.
-    void backward(const float* input, Size columns, float* output_gradient, Start start);
+    // Of implicit quantiles (implicit.cpp): the head for some samples' fractions, a column each, and what it is for.
+    Size samples_at_once(Size asked) const { return std::max<Size>(1, PANEL / asked); }
+    Size embed(const View& view, const float* features, Size columns, Size samples, const float* fractions,
+               Size asked);
+    void implicit_head(const View& view, Tape& tape, const float* features, Size count, Size columns,
+                       const float* fractions, Size asked, float* output);
+    void implicit_backward(const float* features, Size count, Size columns, const float* fractions, Start start);
+
+    // Adds to the gradient what a panel's output gradient gives, which it overwrites.
+    void backward(const float* input, Size count, Size columns, const float* fractions, Start start);
+    void backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
+                       float* features_gradient, Start start);
     void backward(const Stream& stream, std::vector<Trace>& traces, const float* input, Size columns,
                   float* output_gradient, float* input_gradient, Start input_start, Start start);
     void weight_gradient(const Layer& layer, const float* input, const float* output_gradient, Size columns,
@@ -153,9 +179,11 @@ class Learner {
     Noise online_noise_, target_noise_;
     Tape learning_, asking_;
     Buffer obs_, next_obs_, rows_, block_, scratch_;
-    Buffer output_, target_output_, target_next_, online_next_, q_, allowed_, next_allowed_;
+    Buffer output_, target_next_, policy_output_, q_, q_next_, allowed_, next_allowed_;
     Buffer output_gradient_, value_gradient_, features_gradient_;
     std::array<Buffer, 2> hidden_gradient_;
+    Layer embedding_{};
+    Buffer fractions_, cosines_, embedded_, mixed_, mixed_gradient_, head_output_;
 };
 
 }  // namespace upright

@@ -16,9 +16,10 @@ inline void log_softmax(Size rows, Size columns, float* __restrict values) {
         }
     for (Size r = 0; r < rows; ++r)
         for (Size b = 0; b < columns; ++b) sum[b] += exponential(values[r * columns + b] - largest[b]);
-    for (Size b = 0; b < columns; ++b) largest[b] += logarithm(sum[b]);
+    for (Size b = 0; b < columns; ++b) sum[b] = logarithm(sum[b]);
+    // In this order no digit is lost beside a large value.
     for (Size r = 0; r < rows; ++r)
-        for (Size b = 0; b < columns; ++b) values[r * columns + b] -= largest[b];
+        for (Size b = 0; b < columns; ++b) values[r * columns + b] = (values[r * columns + b] - largest[b]) - sum[b];
 }
 
 inline float support(const LossSettings& loss, Size atom) {
@@ -98,27 +99,23 @@ struct Bootstrap {
 
 inline Bootstrap bootstrap(const LossSettings& loss, const LossPanel& panel, float* scratch) {
     const Size columns = panel.columns, size = loss.actions * columns;
-    float *q = scratch, *probability = scratch + size, *scaled_log = scratch + 2 * size, *rest = scratch + 3 * size;
+    float *probability = scratch, *scaled_log = scratch + size;
     Bootstrap result{};
     for (Size b = 0; b < columns; ++b) result.reward[b] = panel.reward[b];
-    if (loss.munchausen) {
-        action_values(loss, columns, panel.target, q, rest);
-        soft_policy(loss, columns, q, panel.allowed, probability, scaled_log);
-        float bonus[PANEL];
-        pick(1, columns, scaled_log, panel.action, bonus);
-        for (Size b = 0; b < columns; ++b) {
-            const float clipped = bonus[b] < loss.soft.clip ? loss.soft.clip : bonus[b] > 0 ? 0 : bonus[b];
-            result.reward[b] += loss.soft.alpha * clipped;
-        }
+    if (!loss.munchausen) {
+        choose(loss.actions, columns, panel.q_next, panel.next_allowed, result.best);
+        return result;
     }
-    action_values(loss, columns, loss.double_q ? panel.online_next : panel.target_next, q, rest);
-    if (loss.munchausen) {
-        soft_policy(loss, columns, q, panel.next_allowed, probability, scaled_log);
-        result.probability = probability;
-        result.scaled_log = scaled_log;
-    } else {
-        choose(loss.actions, columns, q, panel.next_allowed, result.best);
+    float bonus[PANEL];
+    soft_policy(loss, columns, panel.q, panel.allowed, probability, scaled_log);
+    pick(1, columns, scaled_log, panel.action, bonus);
+    for (Size b = 0; b < columns; ++b) {
+        const float clipped = bonus[b] < loss.soft.clip ? loss.soft.clip : bonus[b] > 0 ? 0 : bonus[b];
+        result.reward[b] += loss.soft.alpha * clipped;
     }
+    soft_policy(loss, columns, panel.q_next, panel.next_allowed, probability, scaled_log);
+    result.probability = probability;
+    result.scaled_log = scaled_log;
     return result;
 }
 
@@ -215,40 +212,44 @@ inline void categorical(const LossSettings& loss, const LossPanel& panel) {
 }
 
 inline void quantile(const LossSettings& loss, const LossPanel& panel) {
-    const Size columns = panel.columns, count = loss.outputs, size = count * columns;
+    const Size columns = panel.columns, count = loss.outputs, targets = loss.targets;
     float* online = panel.scratch;
-    float* target = online + size;
-    float* gradient = target + size;
-    float* rest = gradient + size;
+    float* gradient = online + count * columns;
+    float* target = gradient + count * columns;
+    float* rest = target + targets * columns;
     const Bootstrap boot = bootstrap(loss, panel, rest);
 
     if (loss.munchausen) {
-        for (Size i = 0; i < size; ++i) target[i] = 0;
+        for (Size i = 0; i < targets * columns; ++i) target[i] = 0;
         for (Size a = 0; a < loss.actions; ++a)
-            for (Size n = 0; n < count; ++n)
+            for (Size n = 0; n < targets; ++n)
                 for (Size b = 0; b < columns; ++b) {
-                    const float soft = panel.target_next[(a * count + n) * columns + b] - boot.scaled_log[a * columns + b];
-                    target[n * columns + b] += boot.probability[a * columns + b] * soft;
+                    const float next = panel.target_next[(a * targets + n) * columns + b];
+                    target[n * columns + b] +=
+                        boot.probability[a * columns + b] * (next - boot.scaled_log[a * columns + b]);
                 }
     } else {
-        pick(count, columns, panel.target_next, boot.best, target);
+        pick(targets, columns, panel.target_next, boot.best, target);
     }
-    for (Size n = 0; n < count; ++n)
+    for (Size n = 0; n < targets; ++n)
         for (Size b = 0; b < columns; ++b)
             target[n * columns + b] = boot.reward[b] + panel.discount[b] * target[n * columns + b];
 
     pick(count, columns, panel.online, panel.action, online);
     float total[PANEL] = {};
-    const float kappa = loss.kappa, share = 1 / static_cast<float>(count);
+    const float kappa = loss.kappa, share = 1 / static_cast<float>(targets);
     const float inverse_kappa = kappa > 0 ? 1 / kappa : 0;
     for (Size i = 0; i < count; ++i) {
-        const float fraction = (static_cast<float>(i) + 0.5f) * share;
-        float cost[PANEL] = {}, slope[PANEL] = {};
-        for (Size j = 0; j < count; ++j)
+        float fraction[PANEL], cost[PANEL] = {}, slope[PANEL] = {};
+        for (Size b = 0; b < columns; ++b)
+            fraction[b] = panel.fractions == nullptr ? (static_cast<float>(i) + 0.5f) / static_cast<float>(count)
+                          : b < panel.samples        ? panel.fractions[b * count + i]
+                                                     : 0;
+        for (Size j = 0; j < targets; ++j)
             for (Size b = 0; b < columns; ++b) {
                 const float error = target[j * columns + b] - online[i * columns + b];
                 const float distance = absolute(error);
-                const float weight = error < 0 ? 1 - fraction : fraction;
+                const float weight = error < 0 ? 1 - fraction[b] : fraction[b];
                 const bool linear = !(distance <= kappa);
                 const float sign = error < 0 ? -1.0f : error > 0 ? 1.0f : 0.0f;
                 cost[b] += weight * (linear ? distance - 0.5f * kappa : 0.5f * error * error * inverse_kappa);
@@ -267,7 +268,8 @@ inline void temporal_difference(const LossSettings& loss, const LossPanel& panel
     switch (loss.kind) {
         case LossKind::q_learning: return q_learning(loss, panel);
         case LossKind::categorical: return categorical(loss, panel);
-        case LossKind::quantile: return quantile(loss, panel);
+        case LossKind::quantile:
+        case LossKind::implicit_quantile: return quantile(loss, panel);
     }
 }
 

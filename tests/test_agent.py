@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import upright
 from environments import Image, Masked, Noisy, Scripted, Spaces
+from upright import storage
 from upright.agent import Agent
 from upright.config import Config
 from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
@@ -141,7 +142,7 @@ def test_a_saved_policy_is_the_same_policy(cartpole: upright.DQN, tmp_path) -> N
         loaded = upright.load(place)
         assert isinstance(loaded, Agent) and loaded.config == cartpole.config
         np.testing.assert_array_equal(loaded.evaluate(10).returns, cartpole.evaluate(10).returns)
-    assert upright.load(folder, device="cpu").learner.device == "cpu"
+    assert upright.load(folder, device="cpu", engine="torch").learner.device == "cpu"
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "dqn"])
@@ -163,13 +164,15 @@ def test_a_callable_that_no_file_can_name_has_to_be_given_again(tmp_path) -> Non
 def test_what_a_file_names_is_imported_only_when_the_file_is_trusted(tmp_path) -> None:
     folder = upright.DQN(Noisy, **TINY).save(tmp_path)
     path = folder / "policy.json"
-    path.write_text(path.read_text().replace("environments:Noisy", "a_module_that_would_run:Noisy"))
+    description = storage.read_sealed(path)
+    assert description["env"] == "environments:Noisy"
+    storage.write_sealed(path, {**description, "env": "a_module_that_would_run:Noisy"})
     with pytest.raises(
         EnvironmentFault, match=r"names 'a_module_that_would_run:Noisy', .* if you trust the file, say so"
     ):
         upright.load(folder).evaluate(2)
     assert upright.load(folder).evaluate(2, env=Noisy).returns.shape == (2,)
-    path.write_text(path.read_text().replace("a_module_that_would_run:Noisy", "environments:Noisy"))
+    storage.write_sealed(path, description)
     assert upright.load(folder, trust=True).evaluate(2).returns.shape == (2,)
     wrapped = upright.DQN("CartPole-v1", wrapper=("gymnasium.wrappers:FlattenObservation",), **TINY).save(tmp_path)
     with pytest.raises(EnvironmentFault, match="names 'gymnasium.wrappers:FlattenObservation'"):
@@ -206,21 +209,31 @@ def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_
         shutil.copytree(whole, tmp_path / "broken")
         return tmp_path / "broken" / name
 
-    description = json.loads((whole / "policy.json").read_text())
+    description = storage.read_sealed(whole / "policy.json")
     tensors = (whole / "policy.safetensors").read_bytes()
+
+    def sealed(**changes: object) -> bytes:
+        storage.write_sealed(tmp_path / "sealed.json", {**description, **changes})
+        return (tmp_path / "sealed.json").read_bytes()
+
+    def named(parameters: bytes) -> dict[str, object]:
+        return {"parameters": {"size": len(parameters), "sha256": storage.digest(parameters)}}
+
+    other = save({"other": np.zeros(1)})
     cases = [
         ("policy.json", None, "policy.json is missing; give the folder of a run"),
         ("policy.safetensors", None, "policy.safetensors is missing"),
-        ("policy.json", b"", "cannot be read"),
-        ("policy.json", b"[]", "is not of schema 1"),
-        ("policy.json", json.dumps({**description, "schema": 2}).encode(), "is not of schema 1"),
-        ("policy.json", json.dumps({**description, "config": {"gama": 1}}).encode(), "There is no setting 'gama'"),
-        ("policy.json", json.dumps({"schema": 1}).encode(), "does not describe a policy"),
-        ("policy.json", json.dumps({**description, "action_space": {"type": "Discrete", "n": 3, "start": 0}}).encode(),
+        ("policy.json", b"", "policy.json is damaged: "),
+        ("policy.json", b"[]", "policy.json is damaged: it holds no object"),
+        ("policy.json", json.dumps(description).encode(), "policy.json is damaged: its digest does not fit"),
+        ("policy.json", sealed(schema=1), "is of schema 1, and upright .* reads schema 2"),
+        ("policy.json", sealed(config={"gama": 1}), "There is no setting 'gama'"),
+        ("policy.json", sealed(observation_space=None), "does not describe a policy"),
+        ("policy.json", sealed(action_space={"type": "Discrete", "n": 3, "start": 0}),
          r"does not fit its policy.json: 'advantage.*' has shape \(2, .*\), and \(3, .*\) is needed"),
-        ("policy.safetensors", save({"other": np.zeros(1)}), "does not fit its policy.json: '.*' is missing"),
-        ("policy.safetensors", tensors[:100], "cannot be read"),
-        ("policy.safetensors", b"", "cannot be read"),
+        ("policy.safetensors", other, "policy.safetensors is damaged: it is not the file that policy.json names"),
+        ("policy.safetensors", tensors[:100], "policy.safetensors is damaged"),
+        ("policy.safetensors", b"", "policy.safetensors is damaged"),
     ]  # fmt: skip
     for name, content, says in cases:
         path = broken(name)
@@ -230,6 +243,11 @@ def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_
         with pytest.raises(RunError, match=says) as refused:
             upright.load(tmp_path / "broken")
         assert "\n" not in str(refused.value)
+    for parameters, says in ((other, "does not fit its policy.json: '.*' is missing"), (b"{}", "is damaged: ")):
+        broken("policy.json").write_bytes(sealed(**named(parameters)))
+        (tmp_path / "broken" / "policy.safetensors").write_bytes(parameters)
+        with pytest.raises(RunError, match=rf"policy\.safetensors {says}"):
+            upright.load(tmp_path / "broken")
     with pytest.raises(RunError, match="There is no policy in"):
         upright.load(tmp_path / "nowhere")
 

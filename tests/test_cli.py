@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -15,12 +16,14 @@ import pytest
 import torch
 
 import upright
+from engines import AUTO, ENGINES
 from upright.cli import main
 from upright.presets import PRESETS
 
 torch.set_num_threads(1)
 
 TINY = ["--total-timesteps", "300", "--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]
+ENGINE = "torch" if importlib.util.find_spec("upright._native") is None else "native"
 TESTS = str(Path(__file__).parent)
 
 
@@ -30,14 +33,17 @@ def in_an_empty_folder(tmp_path, monkeypatch) -> None:
 
 
 def command(*words: str, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": TESTS, **options.pop("env", {})}
+    path = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, **options.pop("env", {})}
     return subprocess.run(
         [sys.executable, "-m", "upright.cli", *words], capture_output=True, text=True, env=environment, **options
     )
 
 
-def test_train_ends_with_one_json_object(tmp_path) -> None:
-    done = command("train", "CartPole-v1", "--json", "--seed", "3", *TINY)
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+def test_train_ends_with_one_json_object(engine: str, tmp_path) -> None:
+    words = [] if engine == "auto" else ["--engine", engine]
+    done = command("train", "CartPole-v1", "--json", "--seed", "3", *TINY, *words)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == 1
@@ -46,7 +52,8 @@ def test_train_ends_with_one_json_object(tmp_path) -> None:
         "env", "preset", "seed", "engine", "steps", "updates", "seconds", "final_mean", "final_std", "episodes",
         "threshold", "solved", "run",
     }  # fmt: skip
-    assert (result["env"], result["preset"], result["seed"], result["engine"]) == ("CartPole-v1", "default", 3, "torch")
+    assert (result["env"], result["preset"], result["seed"]) == ("CartPole-v1", "default", 3)
+    assert result["engine"] == (AUTO if engine == "auto" else engine)
     assert (result["steps"], result["updates"], result["episodes"], result["threshold"]) == (300, 125, 100, 475.0)
     assert result["solved"] == (result["final_mean"] >= 475)
     folder = tmp_path / result["run"]
@@ -62,7 +69,7 @@ def test_train_ends_with_one_json_object(tmp_path) -> None:
 def test_train_tells_people_what_happens(capsys) -> None:
     assert main(["train", "CliffWalking-v1", *TINY, "--max-episode-steps", "40"]) == 0
     printed = capsys.readouterr().out
-    assert "engine torch on " in printed
+    assert re.search(f"engine {AUTO} on cpu" + (", (avx512|avx2|portable)\\.\\n" if AUTO == "native" else ""), printed)
     assert re.search(r"step 300/300 +return -[\d.]+ +length 40 +ε 0.05 +loss .*steps/s", printed)
     assert re.search(r"Final policy: .* over 100 greedy episodes", printed)
     assert re.search(r"Run: runs/CliffWalking-v1/default/seed-0\n$", printed)
@@ -140,6 +147,10 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --env-kwargs size=3", "CartPole-v1 raised TypeError when it was made with env_kwargs {'size': 3}"),
         ("train CartPole-v1 --wrapper Flaten", "There is no wrapper 'Flaten' in gymnasium.wrappers."),
         ("train CartPole-v1 --device tpu9", "device is 'tpu9', which PyTorch cannot use here"),
+        ("train CartPole-v1 --engine jax", "invalid choice 'jax' for argument '--engine'"),
+        ("train CartPole-v1 --engine native --loss implicit_quantile --loss.quantiles 65", "engine is native, which cannot do this: "),
+        ("train CartPole-v1 --engine native --device cuda", "; choose --engine torch or auto."),
+        ("train environments:Image --engine native", "engine is native, which cannot do this: "),
         ("train CartPole-v1 --out file/below", "file/below/seed-0 cannot be made: Not a directory"),
         ("train environments:Faulty --env-kwargs fault=nan", "Faulty (environment 0), episode 0, step 3: the observation is nan"),
         ("train environments:Faulty --env-kwargs fault=reset", "step 0: reset() raised KeyError"),
@@ -179,7 +190,10 @@ def test_a_folder_that_holds_another_run_is_refused(capsys) -> None:
     assert main(run) == 0
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert main(run) == 2
-    assert "mine/seed-0 already holds a run; choose another seed (--seed) or folder (--out)." in capsys.readouterr().err
+    assert (
+        "mine/seed-0 already holds a run: go on with it (upright resume), or choose another seed (--seed) or folder (--out)."
+        in capsys.readouterr().err
+    )
     assert main([*run, "--seed", "1", "--gamma", "0.5"]) == 2
     assert "holds an experiment with another environment or other settings" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()} == before
@@ -209,7 +223,7 @@ def test_ctrl_c_ends_a_run_cleanly_with_what_was_learned(mode: str) -> None:
     assert "Traceback" not in err and "KeyboardInterrupt" not in err
     result = json.loads(out.splitlines()[-1])
     assert result["steps"] >= 500 and result["updates"] > 0 and result["final_mean"] is None
-    assert re.search(r"Stopped at step [\d,]+; what was learned is saved\.", err)
+    assert re.search(r"Stopped at step [\d,]+; go on with: upright resume runs/CartPole-v1/default/seed-0\n", err)
     assert len(upright.load(result["run"]).evaluate(3).returns) == 3
 
 
@@ -245,7 +259,7 @@ def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> No
     assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert result["steps"] == 300 and result["final_mean"] is None and "what was learned is saved" in printed.err
+    assert result["steps"] == 300 and result["final_mean"] is None and "go on with: upright resume" in printed.err
     assert json.loads((Path(result["run"]) / "result.json").read_text()) == result
 
 

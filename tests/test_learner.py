@@ -47,6 +47,7 @@ def plain(**settings):
         "optimizer": "sgd",
         "learning_rate": 1.0,
         "max_grad_norm": None,
+        "engine": "torch",
         "device": "cpu",
     }
     return Config(**{**defaults, **settings})
@@ -120,7 +121,7 @@ class Tutorial(nn.Module):
     ids=["float32", "float64-clipped"],
 )
 def test_the_tutorial_preset_is_the_tutorials_own_update(network, largest_scale, tolerance):
-    config = preset("tutorial").override(device="cpu")
+    config = preset("tutorial").override(engine="torch", device="cpu")
     learner = make_learner(config, PROBLEM, 0, network)
     dtype = torch.float32 if network is None else torch.float64
     policy, target = Tutorial().to(dtype), Tutorial().to(dtype)

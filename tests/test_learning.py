@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import upright
+from engines import ENGINES, needs_native
 from environments_to_learn import Corridor, Memory
 from upright.config import (
     Categorical,
@@ -68,18 +72,27 @@ FAMILY = {
 }
 
 
-@pytest.mark.parametrize("member", FAMILY)
-def test_each_member_walks_the_corridor_the_shortest_way(member: str) -> None:
+def members() -> Iterator[Any]:
+    for member in FAMILY:
+        yield pytest.param(member, "torch", id=f"{member}-torch")
+        if "iqn" not in member:
+            yield pytest.param(member, "native", marks=needs_native, id=f"{member}-native")
+
+
+@pytest.mark.parametrize(("member", "engine"), members())
+def test_each_member_walks_the_corridor_the_shortest_way(member: str, engine: str) -> None:
     for seed in range(2):
-        agent = upright.DQN(Corridor, preset=FAMILY[member], seed=seed).learn()
+        agent = upright.DQN(Corridor, preset=FAMILY[member], seed=seed, engine=engine).learn()
+        assert agent.agent.learner.engine == engine
         evaluation = agent.evaluate(20)
         assert evaluation.mean == pytest.approx(Corridor.best_mean(20), abs=1e-9), (member, seed)
 
 
-def test_the_values_are_those_of_the_optimal_policy() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_values_are_those_of_the_optimal_policy(engine: str) -> None:
     """Q*(s, a) of the corridor, by hand: −0.1 a step, 1 at the end, discounted by 0.95."""
     agent = upright.DQN(
-        Corridor, preset=PLAIN.override(total_timesteps=6_000, exploration_final_eps=0.5), seed=0
+        Corridor, preset=PLAIN.override(total_timesteps=6_000, exploration_final_eps=0.5, engine=engine), seed=0
     ).learn()
     for place in range(Corridor.LENGTH):
         left = Corridor.LENGTH - 1 - place
@@ -89,9 +102,10 @@ def test_the_values_are_those_of_the_optimal_policy() -> None:
         assert q[1] > q[0]
 
 
-def test_masked_actions_are_left_out_of_what_is_learned() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_masked_actions_are_left_out_of_what_is_learned(engine: str) -> None:
     """The forbidden action would be worth 10, is never taken, and must not be bootstrapped on."""
-    agent = upright.DQN(Memory, preset=PLAIN.override(gamma=0.5), seed=0).learn()
+    agent = upright.DQN(Memory, preset=PLAIN.override(gamma=0.5, engine=engine), seed=0).learn()
     assert agent.evaluate(10).mean == 3.0
     q = agent.agent.q_values(np.array(0))
     assert q[0] == pytest.approx(1 + 0.5 + 0.25, abs=0.05)

@@ -9,12 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from engines import needs_native
 from environments import Scripted
 from upright.config import Prioritised
 from upright.envs import Environment
 from upright.errors import UprightError
 from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree, ring
 from upright.vectors import InProcess, Vectorised
+
+
+def native_tree(capacity: int):
+    from upright._native import SumTree as NativeSumTree
+
+    return NativeSumTree(capacity)
+
+
+TREES = pytest.mark.parametrize(
+    "make", [SumTree, pytest.param(native_tree, marks=needs_native)], ids=["numpy", "native"]
+)
 
 
 def transition(k: int) -> tuple:
@@ -107,8 +119,9 @@ def test_memory_is_counted_before_it_is_allocated_and_refused_when_there_is_not_
     # Half of the smallest number there is would be 0; priorities are at least ε^α.
     changes=st.lists(st.tuples(st.integers(0, 9_999), st.just(0.0) | st.floats(1e-9, 1e6)), min_size=1, max_size=50),
 )
-def test_the_sum_tree_is_a_running_sum(capacity: int, changes: list[tuple[int, float]]) -> None:
-    tree, plain = SumTree(capacity), np.zeros(capacity)
+@TREES
+def test_the_sum_tree_is_a_running_sum(make, capacity: int, changes: list[tuple[int, float]]) -> None:
+    tree, plain = make(capacity), np.zeros(capacity)
     for place, value in changes:
         tree.set(np.array([place % capacity]), np.array([value]))
         plain[place % capacity] = value
@@ -122,11 +135,123 @@ def test_the_sum_tree_is_a_running_sum(capacity: int, changes: list[tuple[int, f
 
 
 @given(values=st.lists(st.floats(0, 1e3), min_size=1, max_size=300).filter(any), seed=st.integers(0, 99))
-def test_the_sum_tree_never_finds_a_value_of_zero(values: list[float], seed: int) -> None:
-    tree = SumTree(len(values))
+@TREES
+def test_the_sum_tree_never_finds_a_value_of_zero(make, values: list[float], seed: int) -> None:
+    tree = make(len(values))
     tree.set(np.arange(len(values)), np.array(values))
     mass = np.concatenate([np.random.default_rng(seed).random(50) * tree.total, [0.0, np.nextafter(tree.total, 0)]])
     assert (tree[tree.find(mass)] > 0).all()
+
+
+@given(
+    capacity=st.integers(1, 5_000),
+    batches=st.lists(
+        st.lists(st.tuples(st.integers(0, 4_999), st.just(0.0) | st.floats(1e-9, 1e6)), min_size=1, max_size=80),
+        min_size=1,
+        max_size=4,
+    ),
+)
+@TREES
+def test_of_a_place_that_is_set_twice_the_last_value_counts(make, capacity: int, batches: list) -> None:
+    tree, plain = make(capacity), np.zeros(capacity)
+    for batch in batches:
+        place, value = np.array([place % capacity for place, _ in batch]), np.array([value for _, value in batch])
+        tree.set(place, value)
+        for each, number in zip(place, value, strict=True):
+            plain[each] = number
+    np.testing.assert_array_equal(tree[np.arange(capacity)], plain)
+    assert tree.total == pytest.approx(plain.sum(), rel=1e-12)
+    tree.set(0, 7.5)
+    assert tree[np.array([0])] == [7.5]
+
+
+@needs_native
+@given(
+    values=st.lists(st.just(0.0) | st.floats(1e-6, 1e3), min_size=1, max_size=700).filter(any), seed=st.integers(0, 99)
+)
+def test_both_sum_trees_find_the_same(values: list[float], seed: int) -> None:
+    trees = [make(len(values)) for make in (SumTree, native_tree)]
+    for tree in trees:
+        tree.set(np.arange(len(values)), np.array(values))
+    assert trees[0].total == pytest.approx(trees[1].total, rel=1e-13)
+    running = np.array(values).cumsum()
+    mass = np.random.default_rng(seed).random(200) * running[-1]
+    # The two add in different orders: a mass that lies on an edge may belong to either side.
+    mass = mass[np.abs(mass[:, None] - running).min(axis=1) > 1e-12 * running[-1]]
+    expected = running.searchsorted(mass, side="right")
+    for tree in trees:
+        np.testing.assert_array_equal(tree.find(mass), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("capacity", [1, 15, 16, 17, 256, 257, 4_096, 5_000])
+def test_both_sum_trees_draw_the_same_transitions(capacity: int, monkeypatch) -> None:
+    random = np.random.default_rng(capacity)
+    memories = []
+    for make in (SumTree, native_tree):
+        monkeypatch.setattr("upright.replay.prioritised.sum_tree", make)
+        memories.append(PrioritisedReplay(capacity, Prioritised(), seed=1))
+        assert type(memories[-1]._tree) is type(make(1))
+    for k in range(capacity + 40):
+        for memory in memories:
+            memory.push(*transition(k))
+        if k % 20 == 0:
+            left, right = (memory.sample(32, 0.5) for memory in memories)
+            np.testing.assert_array_equal(left.place, right.place)
+            np.testing.assert_allclose(left.weight, right.weight, rtol=1e-12)
+            priority = random.exponential(size=32).astype(np.float32)
+            for memory, batch in zip(memories, (left, right), strict=True):
+                memory.reprioritise(batch, priority)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("method", "words", "error"),
+    [
+        ("set", (np.array([5]), np.array([1.0])), IndexError),
+        ("set", (np.array([-1]), np.array([1.0])), IndexError),
+        ("set", (np.array([0, 2**62]), np.array([1.0, 1.0])), IndexError),
+        ("set", (np.array([0, 1]), np.array([1.0])), ValueError),
+        ("set", (np.array([0, 1]), np.array([2.0, -1.0])), ValueError),
+        ("set", (np.array([0]), np.array([np.nan])), ValueError),
+        ("set", (np.array([0]), np.array([np.inf])), ValueError),
+        ("set", (np.array([0.5]), np.array([1.0])), ValueError),
+        ("set", (np.array([True]), np.array([1.0])), ValueError),
+        ("set", (np.array([[0]]), np.array([[1.0]])), (ValueError, TypeError)),
+        ("set", (np.array([0]), np.array([1j])), TypeError),
+        ("set", (5, 1.0), IndexError),
+        ("set", (-1, 1.0), IndexError),
+        ("set", (0, np.nan), ValueError),
+        ("set", (0, -1.0), ValueError),
+        ("set", (0.5, 1.0), TypeError),
+        ("set", (2**70, 1.0), TypeError),
+        ("set", (None, None), TypeError),
+        ("__getitem__", (np.array([5]),), IndexError),
+        ("__getitem__", (np.array([-1]),), IndexError),
+        ("__getitem__", (np.array([0.0]),), ValueError),
+        ("__getitem__", (None,), TypeError),
+        ("find", (None,), TypeError),
+        ("find", (np.array([[1.0]]),), TypeError),
+    ],
+)
+def test_the_native_sum_tree_refuses_what_does_not_fit(method: str, words: tuple, error: type) -> None:
+    tree = native_tree(5)
+    tree.set(np.arange(5), np.arange(5.0))
+    with pytest.raises(error):
+        getattr(tree, method)(*words)
+    np.testing.assert_array_equal(tree[np.arange(5)], np.arange(5.0))
+    assert tree.total == 10
+    # A mass outside of [0, total) finds some place, and none outside of the tree.
+    wild = tree.find(np.array([-1.0, 10.0, 1e300, np.inf, -np.inf, np.nan]))
+    assert ((wild >= 0) & (wild < 5)).all()
+    assert tree.find(np.zeros(0)).shape == tree[np.zeros(0, np.int64)].shape == (0,)
+
+
+@needs_native
+@pytest.mark.parametrize("capacity", [0, -1, -(2**62), 2**45, 2**62, 2**63, 2**70, 1.5, None])
+def test_a_capacity_that_cannot_be_is_refused(capacity) -> None:
+    with pytest.raises((ValueError, TypeError, MemoryError)):
+        native_tree(capacity)
 
 
 def prioritised(capacity: int, priorities: np.ndarray, settings: Prioritised) -> PrioritisedReplay:

@@ -270,22 +270,50 @@ def test_a_fault_loses_no_episode(tmp_path) -> None:
 @pytest.mark.parametrize("munchausen", [False, True])
 @pytest.mark.parametrize("replay", ["uniform", "prioritised"])
 @pytest.mark.parametrize("loss", [QLearning(), Categorical(), Quantile(quantiles=5), ImplicitQuantile(8, 8, 8)])
-def test_a_loss_that_is_no_longer_a_number_ends_the_run(loss, replay, munchausen) -> None:
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_loss_that_is_no_longer_a_number_ends_the_run(engine, loss, replay, munchausen) -> None:
     config = SMALL.override(
-        learning_rate=1e30, max_grad_norm=None, optimizer="sgd", loss=loss, replay=replay, munchausen=munchausen
+        learning_rate=1e30,
+        max_grad_norm=None,
+        optimizer="sgd",
+        engine=engine,
+        loss=loss,
+        replay=replay,
+        munchausen=munchausen,
     )
     run = Run("CartPole-v1", config, seed=0)
-    with pytest.raises(Diverged, match=r"(mean loss|A priority).* is (nan|inf), so nothing more can be learned: lower"):
+    says = r"^(The loss|The gradient's norm) is (nan|inf), so nothing more can be learned: lower learning_rate, "
+    with pytest.raises(Diverged, match=says):
         list(train(run))
+    # What was learned before the update that failed is still a number.
+    assert all(np.isfinite(value).all() for value in run.agent.learner.parameters().values())
     run.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_in_one_sentence() -> None:
-    sink = JsonLines(Path("/dev/full"))
-    with pytest.raises(RunError, match="/dev/full cannot be written: No space left on device; make room for it"):
-        sink.write(Progress(1, 2, (), {"time/fps": 1.0}))
+def test_a_full_disk_is_said_in_one_sentence_and_lines_wait_for_room(tmp_path, caplog) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLines(path)
+    room = sink._file
+    with open("/dev/full", "r+b", buffering=0) as full:
+        sink._file = full
+        for step in (1, 2):
+            sink.write(Progress(step, 3, (), {"time/fps": 1.0}))
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{path} cannot be written: No space left on device; training goes on, and its lines wait in memory until "
+            "there is room."
+        ]
+        with pytest.raises(
+            RunError, match="metrics.jsonl cannot be written: No space left on device; make room for it"
+        ):
+            sink.sync()
+    assert path.read_bytes() == b""
+    sink._file = room
+    sink.write(Progress(3, 3, (), {"time/fps": 1.0}))
+    sink.sync()
     sink.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    assert (sink.size, sink.sha256) == (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def test_an_autoreset_step_counts_for_nothing() -> None:
@@ -359,7 +387,10 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path) -> 
     run = Run("CartPole-v1", SMALL, 0, seed_folder(tmp_path, 0))
     run.close()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match=r"already holds a run; choose another seed \(--seed\) or folder \(--out\)"):
+    with pytest.raises(
+        RunError,
+        match=r"already holds a run: go on with it \(upright resume\), or choose another seed \(--seed\) or folder \(--out\)",
+    ):
         Run("CartPole-v1", SMALL, 0, seed_folder(tmp_path, 0))
     with pytest.raises(RunError, match="holds an experiment with another environment or other settings"):
         Run("CartPole-v1", SMALL.override(gamma=0.5), 1, seed_folder(tmp_path, 1))

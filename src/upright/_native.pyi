@@ -7,7 +7,8 @@ import numpy as np
 class Learner:
     """Two networks, the gradient and the optimiser; `bind` gives it the columns of a replay memory to gather from.
 
-    Raises ValueError, IndexError or TypeError for what does not fit, before anything is changed.
+    Raises ValueError, IndexError or TypeError for what does not fit, before anything is changed, RuntimeError while it
+    updates in another thread, and MemoryError for what this machine cannot hold.
     """
 
     def __init__(
@@ -24,6 +25,9 @@ class Learner:
         huber: bool,
         double_q: bool,
         outputs: int,
+        targets: int,
+        policy_fractions: int,
+        cosines: int,
         v_min: float,
         v_max: float,
         kappa: float,
@@ -73,7 +77,13 @@ class Learner:
         next_mask: np.ndarray | None,
     ) -> None: ...
     def update(
-        self, place: np.ndarray, weight: np.ndarray | None, learning_rate: float, priority: np.ndarray | None
+        self,
+        place: np.ndarray,
+        weight: np.ndarray | None,
+        learning_rate: float,
+        priority: np.ndarray | None,
+        fractions: np.ndarray | None = None,
+        target_fractions: np.ndarray | None = None,
     ) -> bool:
         """One gradient step, with the GIL released; False, and nothing changed, when it would not be finite."""
 

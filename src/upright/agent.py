@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -14,13 +15,14 @@ import upright
 from upright import evaluate as evaluation
 from upright import storage
 from upright.config import Config
-from upright.errors import EnvironmentFault, RunError, UprightError
-from upright.learners import Learner, Problem, make_learner
+from upright.errors import LONGEST_NAME, EnvironmentFault, RunError, UprightError
+from upright.learners import Learner, Problem, check_fit, make_learner, parameter_forms, why_engine
 from upright.sources import EnvironmentSource, portable_name
 from upright.spaces import Actions, Observations, from_dict, to_dict
 
 POLICY_SCHEMA = 2
 PARAMETERS, NEXT_PARAMETERS = "policy.safetensors", "next.safetensors"
+LARGEST_ARGUMENTS = 10_000  # characters of JSON that a file that is not trusted may hand to an environment
 
 
 class Agent:
@@ -42,9 +44,13 @@ class Agent:
         source: EnvironmentSource | None,
         seed: int = 0,
         network: Any = None,
+        parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
         problem = Problem(observations.shape, observations.is_image, actions.n)
+        if parameters is not None and network is None:
+            check_fit(parameters, parameter_forms(config, problem))
         self.learner: Learner = make_learner(config, problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
         self.has_own_network = network is not None
@@ -63,6 +69,13 @@ class Agent:
     def spaces(self) -> evaluation.Spaces:
         """Both, as an environment has to have them."""
         return self.observation_space, self.action_space
+
+    @property
+    def engine(self) -> str:
+        """What computes, where, and why, for people."""
+        problem = Problem(self.observations.shape, self.observations.is_image, self.actions.n)
+        why = why_engine(self.config, problem, self.has_own_network)
+        return f"engine {self.learner.engine} on {self.learner.device}: {why}"
 
     def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
         """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""
@@ -130,9 +143,9 @@ class Agent:
         """The environment to evaluate on or show: the given one, else the policy's own.
 
         Raises EnvironmentFault when there is none, or when it stands in a file that is not trusted and would have a
-        module imported.
+        module imported or a file opened.
         """
-        return allowed_source(env, self.source, self.config.wrapper, self.trusted)
+        return allowed_source(env, self.source, self.config, self.trusted)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
@@ -148,11 +161,22 @@ class Agent:
             "config": self.config.to_dict(),
             "parameters": {"size": len(content), "sha256": storage.digest(content)},
         }
+        self._finish_save(folder)
         # The new parameters stand beside the old until policy.json names them: it never names what is not there.
         storage.write(folder / NEXT_PARAMETERS, content)
         storage.write_sealed(folder / "policy.json", description)
         storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
         return folder
+
+    def _finish_save(self, folder: Path) -> None:
+        """Put the parameters that policy.json names in their place, if a crash or a full disk left them beside it."""
+        try:
+            named = storage.read_sealed(folder / "policy.json").get("parameters")
+            content = storage.read(folder / NEXT_PARAMETERS)
+        except RunError:
+            return
+        if named == {"size": len(content), "sha256": storage.digest(content)}:
+            storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
 
     def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
         if mask is None:
@@ -164,11 +188,12 @@ class Agent:
 
 
 def allowed_source(
-    given: EnvironmentSource | None, named: EnvironmentSource | None, wrappers: Sequence[str], trusted: bool
+    given: EnvironmentSource | None, named: EnvironmentSource | None, config: Config, trusted: bool
 ) -> EnvironmentSource:
     """The environment that the user gives, else the one that is named, by a file unless it is trusted.
 
-    Raises EnvironmentFault when there is none, or when a file that is not trusted would have a module imported.
+    Raises EnvironmentFault when there is none, or when a file that is not trusted would have a module imported, or
+    hands the environment a path or much else.
     """
     source = named if given is None else given
     if source is None:
@@ -177,13 +202,45 @@ def allowed_source(
             "give it again: agent.evaluate(env=...), or --env module:Class."
         )
     names = [source] if given is None and isinstance(source, str) else []
-    foreign = [name for name in (*names, *wrappers) if ":" in name or "(" in name]
-    if foreign and not trusted:
+    foreign = [name for name in (*names, *config.wrapper) if ":" in name or "(" in name]
+    if trusted:
+        return source
+    if foreign:
         raise EnvironmentFault(
             f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
             "if you trust the file, say so: --trust, or load(folder, trust=True)."
         )
+    if given is not None and not isinstance(given, str):
+        return source  # the user's own code, which knows what it opens
+    paths = next(_paths(config.env_kwargs), None)
+    if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
+        what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
+        raise EnvironmentFault(
+            f"This policy's file hands its environment {what} in env_kwargs; if you trust the file, say so: --trust, "
+            "or load(folder, trust=True)."
+        )
     return source
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """The texts in an environment's arguments that could lead it to a file of its own choice."""
+    match value:
+        case str():
+            if value.startswith(".") or any(mark in value for mark in "/\\~"):
+                yield value
+        case Mapping():
+            for each in value.values():
+                yield from _paths(each)
+        case list() | tuple():
+            for each in value:
+                yield from _paths(each)
+
+
+def named_environment(value: Any) -> str | None:
+    """The environment's name as a file has it. Raises ValueError for what is no name."""
+    if value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME):
+        return value
+    raise ValueError("its env is no environment's name")
 
 
 def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -191,12 +248,19 @@ def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return best
 
 
-def load(folder: str | os.PathLike[str], network: Any = None, device: str = "auto", trust: bool = False) -> Agent:
+def load(
+    folder: str | os.PathLike[str],
+    network: Any = None,
+    device: str = "auto",
+    engine: Literal["auto", "torch", "native"] = "auto",
+    trust: bool = False,
+) -> Agent:
     """The Agent that `save` wrote, from a policy's folder or from the folder of its run.
 
     network: the module or factory again, if the policy was trained with one of the user's own
-    device: where to compute, wherever it was trained
-    trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers
+    device, engine: where and by what to compute, wherever and by whatever it was trained
+    trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers, and hand
+    paths to them
     Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy.
     """
     folder = Path(folder)
@@ -217,16 +281,17 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
         config = Config.from_dict(description["config"])
         observations = Observations(from_dict(description["observation_space"]))
         actions = Actions(from_dict(description["action_space"]))
-        source, own_network = description["env"], description["own_network"]
-    except (KeyError, TypeError, ValueError, AttributeError, UprightError) as error:
+        source, own_network = named_environment(description["env"]), description["own_network"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
         raise RunError(f"{folder / 'policy.json'} does not describe a policy: {error}.") from error
     if own_network and network is None:
         raise RunError(
             f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...)."
         )
-    agent = Agent(config.override(device=device), observations, actions, source, network=network)
-    agent.trusted = trust
+    config = config.override(device=device, engine=engine)
     try:
+        agent = Agent(config, observations, actions, source, network=network, parameters=parameters)
+        agent.trusted = trust
         agent.learner.load_parameters(parameters)
     except ValueError as error:
         raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}") from error
@@ -235,8 +300,9 @@ def load(folder: str | os.PathLike[str], network: Any = None, device: str = "aut
 
 def _parameters(folder: Path, named: Any) -> dict[str, np.ndarray]:
     """The parameters that policy.json names: a crash may have come before they took the place of the last ones."""
+    size = named.get("size") if isinstance(named, Mapping) else None
     for name in (PARAMETERS, NEXT_PARAMETERS):
-        if (path := folder / name).exists():
+        if (path := folder / name).exists() and path.stat().st_size == size:
             content = storage.read(path)
             if named == {"size": len(content), "sha256": storage.digest(content)}:
                 return storage.read_tensors(path, content)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -118,6 +118,40 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of runs and experiments into a file."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, or of experiments, whose seeds become one curve."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+    """The picture to write; its suffix says as what: png, svg or pdf."""
+    returns: Literal["auto", "train", "eval"] = "auto"
+    """Of the episodes while training, or of the evaluations; auto: the evaluations', where all runs have some."""
+    smooth: int | None = None
+    """Episodes, or evaluations, that each point is the mean of; default: 100 episodes, or 1 evaluation. [1, inf)."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Make a video of greedy episodes of a run, with the values of the actions beside them."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run, or of a saved policy."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+    """The video to write; its suffix says as what: mp4, gif or webp."""
+    episodes: int = 1
+    """Episodes to record. [1, inf)."""
+    plain: bool = False
+    """Only what the environment renders, without the values."""
+    seed: int = 0
+    """Seed of the episodes. [0, inf)."""
+    env: str | None = None
+    """Environment to record, instead of the one that it was trained on."""
+    trust: bool = False
+    """Import the modules that the policy's file names for its environment and wrappers, and so run their code."""
+
+
+@dataclass(frozen=True)
 class Dashboard:
     """Serve a local page on which runs are compared, agents watched, and training stopped; print its link."""
 
@@ -217,7 +251,7 @@ def _pairs(words: list[str]) -> dict[str, Any]:
             )
         try:
             values[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = {"True": True, "False": False, "None": None}.get(text, text)
     return values
 

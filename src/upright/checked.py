@@ -8,15 +8,19 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from upright.errors import SettingError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Checked:
     """Derive a frozen dataclass from it: a value of another type, or outside its interval in `_ranges`, is refused.
 
-    Intervals are written as in the fields' texts: "[0, 1)". None, where a field may be None, lies in all of them.
+    Intervals are written as in the fields' texts: "[0, 1)". None, where a field may be None, lies in all of them. A
+    whole number has 64 bits, so that all that is computed of it is a number, too.
     """
 
     _ranges: ClassVar[Mapping[str, str]] = {}
@@ -25,17 +29,21 @@ class Checked:
         for name, annotation in _annotations(type(self)).items():
             value = _conform(getattr(self, name), annotation)
             if value is _REFUSED:
-                raise SettingError(f"{name} is {getattr(self, name)!r}, but it has to be {_describe(annotation)}.")
+                raise SettingError(
+                    f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}."
+                )
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)
-            if value is not None and not all(
-                _inside(each, interval) for each in (value if isinstance(value, tuple) else (value,))
-            ):
+            numbers_in_it = value if isinstance(value, tuple) else () if value is None else (value,)
+            if any(isinstance(each, int) and each > LARGEST for each in numbers_in_it):
+                raise SettingError(f"{name} is above {LARGEST}, the most that it may be.")
+            if not all(_inside(each, interval) for each in numbers_in_it):
                 raise SettingError(f"{name} is {value!r}, but it has to lie in {interval}.")
 
 
 _REFUSED = object()
+LARGEST = 2**63 - 1
 
 
 def _annotations(cls: type) -> dict[str, Any]:
@@ -62,14 +70,27 @@ def _conform(value: Any, annotation: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             return _REFUSED
-        return copy.deepcopy(dict(value))  # a frozen setting is not to change with its maker's dict
+        try:
+            return copy.deepcopy(dict(value))  # a frozen setting is not to change with its maker's dict
+        except RecursionError:
+            return _REFUSED
     if isinstance(value, bool) and annotation is not bool:
         return _REFUSED
     if annotation is int and isinstance(value, numbers.Integral):
         return int(value)
     if annotation is float and isinstance(value, numbers.Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return _REFUSED
     return value if isinstance(value, annotation) else _REFUSED
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # of an integer with thousands of digits, or of what is too deep
+        return f"a {type(value).__name__}"
 
 
 def _describe(annotation: Any) -> str:
@@ -84,6 +105,12 @@ def _describe(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     return "a mapping with text keys" if origin is not None else f"{annotation.__name__}(…)"
+
+
+def check_counts(name: str, array: np.ndarray, shape: tuple[int, ...] = ()) -> None:
+    """Raise ValueError unless an array of that shape, out of a file, holds whole numbers from 0 on, as counts are."""
+    if array.shape != shape or array.dtype.kind not in "iu" or ((array < 0) | (array >= 2**62)).any():
+        raise ValueError(f"its {name} is {array.dtype} {array.shape}, and has to hold counts {shape}")
 
 
 def _inside(value: float, interval: str) -> bool:

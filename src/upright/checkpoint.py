@@ -13,6 +13,7 @@ one before. A checkpoint without a manifest is none. The last few are kept, and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from upright.replay import ReplayMemory, bytes_needed
 from upright.sources import logger
 
 CHECKPOINT_SCHEMA = 1
-SEGMENT_BYTES = 16 * 2**20  # of transitions, at most: what saving and loading needs beside the memory itself
+SEGMENT_BYTES = 4 * 2**20  # of transitions, at most: what saving and loading needs beside the memory itself
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 
 
@@ -62,23 +63,33 @@ class Checkpoints:
 
     def save(self, step: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], memory: ReplayMemory) -> None:
         """Write a checkpoint. Raises RunError when the disk does not take it; older ones are then as they were."""
+        for each in (self.folder, self._replay):
+            storage.refuse_link(each)
         oldest = memory.pushed - len(memory)
         segments = [each for each in self._segments if each.end > oldest]
         first = max(oldest, segments[-1].end if segments else 0)
-        segments += self._write_rows(memory, first)
         folder = self.folder / str(step)
-        content = storage.tensors(arrays)
-        storage.remove(folder / MANIFEST)
-        storage.write(folder / STATE, content)
-        manifest = {
-            "schema": CHECKPOINT_SCHEMA,
-            "step": step,
-            **about,
-            "state": {"size": len(content), "sha256": storage.digest(content)},
-            "segments": [dataclasses.asdict(each) for each in segments],
-        }
-        storage.write_sealed(folder / MANIFEST, manifest)
-        storage.sync_folder(self.folder)
+        storage.refuse_link(folder)
+        try:
+            segments += self._write_rows(memory, first)
+            content = storage.tensors(arrays)
+            size, sha256 = len(content), storage.digest(content)
+            # A manifest that is there already stays good until the new one takes its place, if the state is the same.
+            if not _is_whole(folder / STATE, size, sha256):
+                storage.remove(folder / MANIFEST)
+                storage.write(folder / STATE, content)
+            manifest = {
+                "schema": CHECKPOINT_SCHEMA,
+                "step": step,
+                **about,
+                "state": {"size": size, "sha256": sha256},
+                "segments": [dataclasses.asdict(each) for each in segments],
+            }
+            storage.write_sealed(folder / MANIFEST, manifest)
+        except RunError:
+            with contextlib.suppress(OSError, RunError):
+                self._prune(step)  # where there is no room, none is left to what will never be a checkpoint
+            raise
         self._segments = segments
         self._prune(step)
 
@@ -95,7 +106,9 @@ class Checkpoints:
             return checkpoint
         if problems:
             raise RunError(f"No checkpoint in {self.folder} is whole: {problems[0]}")
-        raise RunError(f"There is no checkpoint in {self.folder.parent} to resume from; train it anew.")
+        raise RunError(
+            f"There is no checkpoint in {self.folder.parent} to resume from: remove that folder and train anew."
+        )
 
     def steps(self) -> list[int]:
         """The steps at which there are checkpoints, in their order."""
@@ -116,15 +129,19 @@ class Checkpoints:
         """Read the replay memory's rows, a segment at a time."""
         for segment in checkpoint.segments:
             path = self._replay / segment.name
+            needed = (segment.end - segment.first) * bytes_needed(1, memory.shapes()) + storage.LARGEST_HEADER
+            if segment.size > needed:
+                raise RunError(f"{path} does not fit this run: it has {segment.size:,} bytes, more than {needed:,}.")
             rows = storage.read_tensors(path, self._verified(path, segment.size, segment.sha256))
             try:
+                if any(len(column) != segment.end - segment.first for column in rows.values()):
+                    raise ValueError("it does not hold as many rows as its name says")
                 memory.restore_rows(segment.first, rows)
-            except (ValueError, StopIteration) as error:
+            except (ValueError, TypeError, StopIteration) as error:
                 raise RunError(f"{path} does not fit this run: {error}.") from error
 
     def _write_rows(self, memory: ReplayMemory, first: int) -> Iterator[Segment]:
-        columns = {name: (c.shape[1:], c.dtype) for name, c in memory.columns._asdict().items() if c is not None}
-        count = max(1, SEGMENT_BYTES // bytes_needed(1, columns))
+        count = max(1, SEGMENT_BYTES // bytes_needed(1, memory.shapes()))
         for begin in range(first, memory.pushed, count):
             end = min(begin + count, memory.pushed)
             content = storage.tensors(memory.rows(begin, end))
@@ -134,35 +151,39 @@ class Checkpoints:
 
     def _prune(self, newest: int) -> None:
         """Remove all but the last `keep` checkpoints up to this one, and what they do not name."""
-        kept = [newest]
-        for step in sorted(self._steps() - {newest}, reverse=True):
-            if step < newest and len(kept) < self.keep:
+        kept: list[int] = []
+        for step in sorted(self._steps(), reverse=True):
+            has_manifest = (self.folder / str(step) / MANIFEST).exists()
+            if step <= newest and len(kept) < self.keep and has_manifest:
                 kept.append(step)
             else:
-                storage.remove(self.folder / str(step) / MANIFEST)  # first: without it the rest is no checkpoint
+                if not (self.folder / str(step)).is_symlink():  # what a link leads to is not ours
+                    storage.remove(self.folder / str(step) / MANIFEST)  # first: without it the rest is no checkpoint
                 storage.remove(self.folder / str(step))
-        named = {each.name for each in self._segments}
-        for step in kept[1:]:
+        named: set[str] = set()
+        for step in kept:
             try:
                 named |= {each.name for each in self._segments_of(self._manifest(step))}
             except RunError:
-                continue  # what is damaged names nothing that could be used
+                return  # perhaps it can be read another time: what it may name stays as long as it does
         for path in self._replay.glob("*"):
             if path.name not in named:
                 storage.remove(path)
 
     def _steps(self) -> set[int]:
-        _refuse_link(self.folder)
+        storage.refuse_link(self.folder)
         if not self.folder.is_dir():
             return set()
-        return {int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"\d{1,18}", path.name)}
+        return {int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name)}
 
     def _read(self, step: int) -> Checkpoint:
         manifest = self._manifest(step)
         segments = tuple(self._segments_of(manifest))
         arrays = self._state(step, manifest)
         for segment in segments:
-            self._verified(self._replay / segment.name, segment.size, segment.sha256)
+            rows = self._replay / segment.name
+            if storage.size_and_digest(rows) != (segment.size, segment.sha256):
+                raise _not_the_named(rows)
         return Checkpoint(manifest, arrays, segments)
 
     def _state(self, step: int, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -176,20 +197,30 @@ class Checkpoints:
     def _manifest(self, step: int) -> dict[str, Any]:
         folder = self.folder / str(step)
         for each in (self.folder, folder, self._replay):
-            _refuse_link(each)
+            storage.refuse_link(each)
         manifest = storage.read_sealed(folder / MANIFEST)
         if manifest.get("schema") != CHECKPOINT_SCHEMA:
             raise RunError(
                 f"{folder / MANIFEST} is of schema {manifest.get('schema')!r}, and this version of upright reads "
                 f"schema {CHECKPOINT_SCHEMA}."
             )
+        if manifest.get("step") != step:
+            raise RunError(f"{folder / MANIFEST} is of another step: {manifest.get('step')!r}.")
         return manifest
 
     def _segments_of(self, manifest: Mapping[str, Any]) -> Iterator[Segment]:
+        before = None
         try:
             for each in manifest["segments"]:
                 segment = Segment(**each)
-                if segment.name != f"{int(segment.first)}-{int(segment.end)}.safetensors":
+                numbers = (segment.first, segment.end, segment.size)
+                if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+                    raise ValueError(f"{numbers} are no counts")
+                # Each goes on where the last one ended, so none is read twice.
+                if segment.first >= segment.end or before not in (None, segment.first):
+                    raise ValueError(f"{segment.first} to {segment.end} does not follow {before}")
+                before = segment.end
+                if segment.name != f"{segment.first}-{segment.end}.safetensors":
                     raise ValueError(f"{segment.name!r} is no segment's name")
                 yield segment
         except (KeyError, TypeError, ValueError) as error:
@@ -199,10 +230,17 @@ class Checkpoints:
         """A file's bytes, if they are those that the manifest names."""
         content = storage.read(path, size if isinstance(size, int) else 0)
         if len(content) != size or storage.digest(content) != sha256:
-            raise RunError(f"{path} is damaged: it is not the file that the manifest names.")
+            raise _not_the_named(path)
         return content
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
-        raise RunError(f"{path} is a link, which is not followed out of a run's folder.")
+def _is_whole(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there and has this content."""
+    try:
+        return storage.digest(storage.read(path, size)) == sha256
+    except RunError:
+        return False
+
+
+def _not_the_named(path: Path) -> RunError:
+    return RunError(f"{path} is damaged: it is not the file that the manifest names.")

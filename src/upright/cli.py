@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch, dashboard.
+"""The `upright` command: envs, train, resume, evaluate, watch, record, plot, dashboard.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Dashboard, Envs, Evaluate, Resume, Train, Watch, parse
-from upright.errors import Diverged, SettingError, UprightError, did_you_mean
+from upright.arguments import FINAL_EPISODES, Dashboard, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
+from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
     from upright.evaluate import Evaluation
@@ -98,7 +98,8 @@ def _train(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
-    from upright.metrics import TensorBoard, Terminal
+    from upright.metrics import TensorBoard
+    from upright.terminal import Terminal
 
     started = time.perf_counter()
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
@@ -109,31 +110,48 @@ def _train(
         since = f" from step {first:,}" if first else ""
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
-            sinks.append(Terminal(console, total, run.name))
-        stop, evaluation = _loop(run, sinks), None
-        run.save()
-        if not run.interrupted:
-            run.checkpoint()
-        if stop is None and not run.stopping:
+            sinks.append(Terminal(console, total, run.name, run.agent.engine, first))
+        received: list[int] = []
+        evaluation = None
+        with _signals(received, run):
+            with contextlib.suppress(KeyboardInterrupt):  # the second: what the last checkpoint holds is safe
+                _loop(run, sinks)
+                if not run.interrupted:
+                    run.checkpoint()
+            run.save()
+        if not received and not run.stopping:
             try:
-                evaluation = run.agent.evaluate(FINAL_EPISODES)
+                with _signals(received):
+                    evaluation = run.agent.evaluate(FINAL_EPISODES)
             except KeyboardInterrupt:
-                stop = signal.SIGINT
+                received = received or [signal.SIGINT]
+        stop = received[0] if received else None
         result = _result(run, preset, evaluation, time.perf_counter() - started)
         run.save_result(result)
-        stopped = f"Stopped at step {run.step:,}; go on with: upright resume {folder}"
+        stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
+        if run.checkpointed is not None:
+            since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
+            stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
         say(stopped if evaluation is None else f"Final policy: {evaluation}.")
         say(f"Run: {folder}")
         return result, stop
     except Exception as error:
         if run.step == 0:
             run.discard()
-        if run.step == 0 or isinstance(error, Diverged):
+        if run.step == 0:
             raise
-        run.save()
+        if isinstance(error, Diverged):  # and what is saved stays, because it is from before
+            if run.checkpointed is None:
+                raise
+            raise UprightError(f"{error} The checkpoint of step {run.checkpointed:,} stays in {folder}.") from error
+        kept = f"What was learned in {run.step:,} steps is saved in {folder}."
+        try:
+            run.save()
+        except RunError as unsaved:
+            kept = f"The policy is not saved: {unsaved}"
         if not isinstance(error, UprightError):
             raise
-        raise UprightError(f"{error} What was learned in {run.step:,} steps is saved in {folder}.") from error
+        raise UprightError(f"{error} {kept}") from error
     finally:
         run.close()
 
@@ -173,31 +191,38 @@ def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
         logger.propagate = propagate
 
 
-def _loop(run: Run, sinks: list[Sink]) -> int | None:
-    """Run the loop to its end, unless a signal ends it; the signal's number."""
-    from upright.train import train
+@contextlib.contextmanager
+def _signals(received: list[int], run: Run | None = None) -> Iterator[None]:
+    """Note SIGINT and SIGTERM. The first lets a run stop after its step; without one, and from the second on, they
 
-    received: list[int] = []
+    raise KeyboardInterrupt with the number of the first.
+    """
 
     def stop(number: int, frame: object) -> None:
-        if received:  # it is meant: what the last checkpoint holds is safe
-            raise KeyboardInterrupt
         received.append(number)
+        if run is None or len(received) > 1:
+            raise KeyboardInterrupt(received[0])
         run.stopping = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for progress in train(run):
-            for sink in sinks:
-                sink.write(progress)
-    except KeyboardInterrupt:
-        received.append(signal.SIGINT)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _loop(run: Run, sinks: list[Sink]) -> None:
+    """Run the loop to its end, or to where it is stopped."""
+    from upright.train import train
+
+    try:
+        for progress in train(run):
+            for sink in sinks:
+                sink.write(progress)
+    finally:
         for sink in sinks:
             sink.close()
-    return received[0] if received else None
 
 
 def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
@@ -253,6 +278,30 @@ def watch(arguments: Watch) -> int:
     return 0
 
 
+def plot(arguments: Plot) -> int:
+    """Draw the curves of runs into a file."""
+    from upright.curves import plot
+
+    for experiment in plot(arguments.runs, arguments.out, arguments.returns, arguments.smooth):
+        print(f"{experiment.env}, {experiment.label}: {', '.join(experiment.curves)}")
+    print(f"Picture: {arguments.out}")
+    return 0
+
+
+def record(arguments: Record) -> int:
+    """Write episodes of a saved policy to a video."""
+    from upright.agent import load
+    from upright.record import record
+
+    agent = load(arguments.run, trust=arguments.trust)
+    for reward, length in record(
+        agent, arguments.out, arguments.episodes, arguments.seed, arguments.env, arguments.plain
+    ):
+        print(f"return {reward:g} in {length:,} steps")
+    print(f"Video: {arguments.out}")
+    return 0
+
+
 def dashboard(arguments: Dashboard) -> int:
     """Serve the dashboard until Ctrl-C."""
     from upright.dashboard.beside import check_installed
@@ -281,15 +330,15 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
+    "record": (Record, record),
+    "plot": (Plot, plot),
     "dashboard": (Dashboard, dashboard),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    """Run one command; 0 if it did what was asked, 2 for a mistake of the user's, 128 + its number for a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no other.
-    sys.path.append(str(Path.cwd()))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without Greek letters is no reason to fail
@@ -308,17 +357,33 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"The commands are {', '.join(COMMANDS)}."
             )
         form, action = COMMANDS[words[0]]
-        status = action(parse(words[0], form, words[1:]))
+        arguments = parse(words[0], form, words[1:])
+        if _asks_for_a_module(arguments):
+            # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no
+            # other. Not otherwise: what stands in a folder that was downloaded is not to stand in for what is missing.
+            sys.path.append(str(Path.cwd()))
+        status = action(arguments)
         sys.stdout.flush()
         return status
     except UprightError as error:
         print(f"upright: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return 128 + interrupt.args[0] if interrupt.args else INTERRUPTED
     except BrokenPipeError:  # whoever read the output has had enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what a path that the user gave came to, where nothing else has said so
+        about = UprightError(f"{error.filename or 'The system'} cannot be used: {error.strerror or error}.")
+        print(f"upright: {about}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _asks_for_a_module(arguments: Any) -> bool:
+    """Whether the command line names a module for the environment or a wrapper, or trusts a file that may."""
+    config = getattr(arguments, "config", None)
+    names = (getattr(arguments, "env", None) or "", *(config.wrapper if config is not None else ()))
+    return getattr(arguments, "trust", False) or any(":" in name for name in names)
 
 
 def _overview() -> str:

@@ -175,13 +175,13 @@ class Config(Checked):
     """Step the environments in this process, or each in a worker process of its own (Gymnasium's AsyncVectorEnv)."""
 
     worker_timeout: float = 60.0
-    """Seconds that a worker process may take for a step before it is replaced. (0, inf)."""
+    """Seconds that a worker process may take for a step before it is replaced. (0, 86400]."""
     worker_replacements: int = 3
-    """Times that lost workers are replaced before the run ends. [0, inf)."""
+    """Times that lost workers are replaced before the run ends. [0, 1000]."""
 
     # The network
     net_arch: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers, which for an image follow Nature's three convolutions. [1, 65536]."""
+    """Widths of the hidden layers, 256 at most, which for an image follow Nature's three convolutions. [1, 65536]."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Nonlinearity between layers. Mnih 2015: relu."""
     layer_norm: bool = False
@@ -259,7 +259,7 @@ class Config(Checked):
     eval_freq: int = 0
     """Steps between greedy evaluations while training; 0: only at the end. [0, inf)."""
     n_eval_episodes: int = 10
-    """Episodes of each such evaluation. [1, inf)."""
+    """Episodes of each such evaluation. [1, 1000000]."""
     checkpoint_every: int = 25_000
     """Steps between checkpoints, from which a run that was stopped is resumed. [1, inf)."""
     keep_checkpoints: int = 2
@@ -270,8 +270,8 @@ class Config(Checked):
         "discretize": "[2, 4096]",
         "max_episode_steps": "[1, inf)",
         "num_envs": "[1, 4096]",
-        "worker_timeout": "(0, inf)",
-        "worker_replacements": "[0, inf)",
+        "worker_timeout": "(0, 86400]",
+        "worker_replacements": "[0, 1000]",
         "net_arch": "[1, 65536]",
         "gamma": "[0, 1]",
         "n_steps": "[1, 1024]",
@@ -293,7 +293,7 @@ class Config(Checked):
         "exploration_time_constant": "(0, inf)",
         "log_interval": "[1, inf)",
         "eval_freq": "[0, inf)",
-        "n_eval_episodes": "[1, inf)",
+        "n_eval_episodes": "[1, 1000000]",
         "checkpoint_every": "[1, inf)",
         "keep_checkpoints": "[1, inf)",
     }
@@ -311,6 +311,8 @@ class Config(Checked):
                 f"amsgrad needs Adam's second moment, and optimizer is {self.optimizer}; "
                 "choose --optimizer adam or adamw, or leave amsgrad off."
             )
+        if len(self.net_arch) > 256:
+            raise SettingError(f"net_arch has {len(self.net_arch):,} hidden layers, but it has to have 256 at most.")
         if self.layer_norm and not self.net_arch:
             raise SettingError("layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off.")
         if self.max_grad_norm is not None and self.max_grad_value is not None:
@@ -358,6 +360,8 @@ class Config(Checked):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The Config that `to_dict` wrote. Missing settings take their defaults; unknown ones are refused."""
+        if not isinstance(values, Mapping):
+            raise SettingError(f"The settings are a {type(values).__name__}, but they have to be a mapping by name.")
         settings = dict(values)
         for name in ("loss", "replay", "munchausen"):
             nested = settings.get(name)
@@ -374,7 +378,7 @@ def _check_names(cls: type[Any], settings: Mapping[str, Any]) -> None:
     known = [each.name for each in dataclasses.fields(cls)]
     for name in settings:
         if name not in known:
-            raise SettingError(unknown_setting(name, known))
+            raise SettingError(unknown_setting(str(name), known))
 
 
 def kind(setting: str, name: str) -> type:

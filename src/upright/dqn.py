@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from upright.config import Config
-from upright.errors import Diverged, SettingError
+from upright.errors import Diverged, RunError, SettingError
 from upright.evaluate import Evaluation
 from upright.folders import seed_folder
-from upright.metrics import Terminal
 from upright.presets import preset as find_preset
 from upright.run import Run
-from upright.sources import EnvironmentSource
+from upright.sources import EnvironmentSource, logger
+from upright.terminal import Terminal
 from upright.train import train
 
 
@@ -58,24 +58,36 @@ class DQN:
         """Every setting, resolved."""
         return self.run.config
 
-    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False) -> DQN:
-        """Train for that many steps, or for the setting's; called again, for as many more."""
+    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
+        """Train for that many steps, or for the setting's; called again, for as many more.
+
+        progress_bar: show a panel in the terminal · plot: draw it meanwhile, as `upright.plot.live` does
+        """
         more = self.config.total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
         self.run.stopping = False  # a stop that was asked for ended the last call, not this one
+        reports = train(self.run)
+        if plot:
+            from upright.plot import live
+
+            reports = live(reports, self.run.name)
         terminal = None
         if progress_bar:
             from rich.console import Console
 
-            terminal = Terminal(Console(), self.config.total_timesteps, self.run.name)
+            total = self.config.total_timesteps
+            terminal = Terminal(Console(), total, self.run.name, self.agent.engine, self.run.step)
         try:
-            for progress in train(self.run):
+            for progress in reports:
                 if terminal is not None:
                     terminal.write(progress)
         except Diverged:
             raise  # without saving: a policy kept earlier is worth more than one that is no longer a number
         except BaseException:
-            self.run.save()
+            try:
+                self.run.save()
+            except RunError as error:  # the fault that came first says more
+                logger.warning(f"The policy is not saved: {error}")
             raise
         finally:
             if terminal is not None:

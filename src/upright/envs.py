@@ -192,7 +192,9 @@ def make_environment(
         # It leaves Ctrl-C to the process that trains, which closes its workers, and ends when that is gone.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
     env = make(source, config, render_mode, notify=lambda _: None)  # who made the first one was told
     return Environment(env, describe(source), run_seed, index, first_episode)
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 2_000  # characters
+LONGEST_NAME = 1_000
+
 
 class UprightError(Exception):
-    """A mistake that the message explains; the command line prints it and exits with status 2."""
+    """A mistake that the message explains; the command line prints it and exits with status 2.
+
+    The message is one line whatever it quotes: nothing in it moves a terminal's cursor, and its middle gives way
+    where it is very long.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_one_line(str(message)))  # Gymnasium raises a worker's error again with that error as message
 
 
 class SettingError(UprightError):
@@ -44,7 +54,17 @@ class MissingExtra(UprightError):
     """An optional dependency is not installed; the message holds the `pip install` line."""
 
 
+def _one_line(text: str) -> str:
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[: LONGEST_MESSAGE // 2]} … {text[-LONGEST_MESSAGE // 2 :]}"
+    if text.isprintable():
+        return text
+    text = " ".join(text.split("\n"))
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean "…"?` with the nearest of the known names, or nothing when none is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    # To compare takes time with the square of the length, and what is that long was no slip of the finger.
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6) if len(name) <= LONGEST_NAME else []
     return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

@@ -16,6 +16,7 @@ from upright.errors import EnvironmentFault, SettingError
 from upright.sources import EnvironmentSource
 
 SIDE_BY_SIDE = 10
+MOST_EPISODES = 1_000_000
 
 # Encoded observations [E, *shape] and masks [E, A] or None, to action numbers [E].
 Policy = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -118,9 +119,11 @@ def check_spaces(environment: Environment, expected: Spaces | None) -> None:
 
 
 def check_request(episodes: int, seed: Any) -> None:
-    """Refuse a number of episodes below 1, or what is no seed."""
+    """Refuse a number of episodes below 1 or beyond all use, or what is no seed."""
     if episodes < 1:
         raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
+    if episodes > MOST_EPISODES:
+        raise SettingError(f"episodes is {episodes}, but it has to be {MOST_EPISODES} or fewer.")
     check_seed(seed)
 
 

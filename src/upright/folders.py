@@ -11,7 +11,7 @@ from typing import Any
 import upright
 from upright import storage
 from upright.config import Config
-from upright.errors import SettingError
+from upright.errors import RunError, SettingError
 from upright.sources import EnvironmentSource, describe, portable_name
 
 RUN_SCHEMA = 1
@@ -72,8 +72,8 @@ def write_description(experiment: Path, source: EnvironmentSource, config: Confi
 def is_same(path: Path, source: EnvironmentSource, config: Config) -> bool:
     """Whether a config.json describes the same environment and settings, by whichever version of upright."""
     try:
-        written = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        written = storage.read_json(path)
+    except RunError:
         return False
     ours = describe_run(source, config)
-    return isinstance(written, dict) and {**written, "upright": None} == {**ours, "upright": None}
+    return {**written, "upright": None} == {**ours, "upright": None}

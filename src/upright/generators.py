@@ -26,8 +26,13 @@ def generator_state(random: np.random.Generator) -> np.ndarray:
 
 
 def set_generator_state(random: np.random.Generator, state: np.ndarray) -> None:
-    """Let a PCG64 generator go on from what `generator_state` gave."""
+    """Let a PCG64 generator go on from what `generator_state` gave. Raises ValueError for what is no such state."""
+    if state.shape != (6,) or state.dtype != np.uint64:
+        raise ValueError(f"the state of a generator is {state.dtype} {state.shape}")
     high, low, increment_high, increment_low, has_half, half = (int(word) for word in state)
+    # With an even increment the generator may give one number for ever, and who waits for another would wait for ever.
+    if increment_low % 2 == 0 or has_half > 1 or half >= 2**32:
+        raise ValueError("the state of a generator is none that a generator can be in")
     random.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": high * _HALF + low, "inc": increment_high * _HALF + increment_low},

@@ -1,4 +1,4 @@
-"""What a run reports, under SB3's tags, and where it goes: terminal, JSON lines, TensorBoard."""
+"""What a run reports, under SB3's tags, and where it is kept: JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from upright.checked import check_counts
 from upright.errors import MissingExtra, RunError
 from upright.sources import logger
+from upright.storage import is_own_file
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from upright.vectors import Outcome
 
+READ_AT_ONCE = 2**20  # bytes
 WINDOW = 100  # episodes in rollout/ep_rew_mean and rollout/ep_len_mean, as in SB3
 
 
@@ -96,7 +96,11 @@ class EpisodeStatistics:
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        check_counts("count", state["count"])
+        check_counts("length", state["length"], (self._num_envs,))
+        if state["reward"].shape != (self._num_envs,) or state["reward"].dtype != np.float64:
+            raise ValueError(f"its reward is {state['reward'].dtype} {state['reward'].shape}")
         self._reward, self._length = state["reward"].tolist(), state["length"].tolist()
         self.count = int(state["count"])
         self._recent.clear()
@@ -124,6 +128,8 @@ def _rows(episodes: Iterable[Episode]) -> np.ndarray:
 
 
 def _episodes(rows: np.ndarray) -> list[Episode]:
+    if rows.ndim != 2 or rows.shape[1] != 4 or not (np.abs(rows[:, [0, 1, 3]]) < 2**53).all():
+        raise ValueError("its episodes are none")
     return [Episode(int(step), int(env), reward, int(length)) for step, env, reward, length in rows.tolist()]
 
 
@@ -154,16 +160,21 @@ class JsonLines:
         self._hash = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            # O_NONBLOCK for a pipe, which would wait for its other end; a regular file does not mind.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             self._file = open(os.open(path, flags, 0o666), "r+b", buffering=0)
-            kept = self._file.read(size)
-            self._hash.update(kept)
+            if not is_own_file(os.fstat(self._file.fileno())):
+                self._file.close()
+                raise RunError(f"{path} is no file, or has another name elsewhere (a hard link); copy the folder.")
+            self.size = 0
+            while kept := self._file.read(min(size - self.size, READ_AT_ONCE)):
+                self._hash.update(kept)
+                self.size += len(kept)
             if sha256 is not None and self._hash.hexdigest() != sha256:
                 logger.warning(f"{path} is not what this run wrote up to its checkpoint; it goes on behind that.")
-            self._file.truncate(len(kept))
+            self._file.truncate(self.size)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
-        self.size = len(kept)
 
     @property
     def sha256(self) -> str:
@@ -236,53 +247,3 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-class Terminal:
-    """A live bar in a terminal; elsewhere a plain line every ten seconds, and one at the end."""
-
-    SECONDS_BETWEEN_LINES = 10.0
-
-    def __init__(self, console: Console, total: int, description: str) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-        from rich.table import Column
-
-        self._console = console
-        self._total = total
-        self._last = time.monotonic()
-        self._bar: Bar | None = None
-        if console.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20, table_column=Column(min_width=6)),
-                TextColumn("{task.percentage:3.0f} %"),
-                TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
-                TextColumn("{task.fields[said]}"),
-                console=console,
-            )
-            self._task = self._bar.add_task(description, total=total, said="")
-            self._bar.start()
-
-    def write(self, progress: Progress) -> None:
-        said = _say(progress.metrics)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=progress.step, said=said.replace("  ", " "))
-        elif time.monotonic() - self._last >= self.SECONDS_BETWEEN_LINES or progress.step >= self._total:
-            self._last = time.monotonic()
-            self._console.print(f"step {progress.step:,}/{self._total:,}  {said}", highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _say(metrics: dict[str, float]) -> str:
-    parts = (
-        ("return", "rollout/ep_rew_mean", "{:.1f}"),
-        ("length", "rollout/ep_len_mean", "{:.0f}"),
-        ("ε", "rollout/exploration_rate", "{:.2f}"),
-        ("loss", "train/loss", "{:.3g}"),
-        ("", "time/fps", "{:,.0f} steps/s"),
-    )
-    return "  ".join(f"{name} {form.format(metrics[tag])}".strip() for name, tag, form in parts if tag in metrics)

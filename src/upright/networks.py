@@ -70,7 +70,7 @@ class Network(nn.Module):
     `upright.initialisation` names the same parameters and says how they start; a network is built to have them loaded.
     """
 
-    cosines: Tensor
+    half_turns: Tensor
 
     def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Network(nn.Module):
         self.embedding: nn.Linear | None = None
         if isinstance(config.loss, ImplicitQuantile):
             self.embedding = nn.Linear(config.loss.cosines, features)
-            self.register_buffer("cosines", math.pi * torch.arange(config.loss.cosines), persistent=False)
+            self.register_buffer("half_turns", torch.arange(config.loss.cosines, dtype=torch.float32), persistent=False)
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
@@ -108,7 +108,8 @@ class Network(nn.Module):
         """Features `[B, F]` of the torso → `[B, A]` or `[B, A, N]`."""
         if self.embedding is not None:
             assert fractions is not None
-            cosines = torch.cos(fractions[..., None] * self.cosines)
+            # Whole turns are taken off before π is multiplied: of 64 π τ, float32 would keep five digits.
+            cosines = torch.cos(math.pi * torch.remainder(fractions[..., None] * self.half_turns, 2.0))
             features = features[:, None] * functional.relu(self.embedding(cosines))  # [B, N, F]
         output = self._per_action(self.advantage(features), self.num_actions)
         if self.value is not None:

@@ -26,11 +26,12 @@ import filelock
 import numpy as np
 
 from upright import control, storage
-from upright.agent import Agent, allowed_source
+from upright.agent import Agent, allowed_source, named_environment
+from upright.checked import check_counts
 from upright.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, Checkpoints
 from upright.config import Config, Prioritised
 from upright.envs import Playing
-from upright.errors import RunError, UprightError
+from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
 from upright.evaluate import check_seed
 from upright.folders import describe_run, is_same, is_taken, remove_run, write_description
 from upright.generators import generator_state, set_generator_state
@@ -38,6 +39,8 @@ from upright.metrics import EpisodeStatistics, JsonLines, Progress
 from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for, in_gib
 from upright.sources import EnvironmentSource, describe, logger
 from upright.vectors import differs, make_vector, stack_retaken
+
+MOST_ENVIRONMENTS = 64  # and worker processes, that a file that is not trusted may start
 
 
 class Run:
@@ -48,7 +51,7 @@ class Run:
     What its user should know goes to the logger "upright".
     interrupted: whether `train` was broken off in mid-step, so that it has to `restart`
     stopping: set it to let `train` end after the step that it is in
-    best: the highest mean return of an evaluation so far
+    best: the highest mean return of an evaluation so far · checkpointed: the newest checkpoint's step, or None
     Raises before anything is allocated or written when it could not work.
     """
 
@@ -59,7 +62,9 @@ class Run:
         seed: int = 0,
         folder: Path | None = None,
         network: Any = None,
+        parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         check_seed(seed)
         self.source, self.config, self.seed, self.folder = source, config, int(seed), folder
         self.metrics: JsonLines | None = None
@@ -68,11 +73,12 @@ class Run:
         self._first_episode = 0
         self._lock: filelock.BaseFileLock | None = None
         self._checkpoints: Checkpoints | None = None
-        self._checkpointed: int | None = None
+        self.checkpointed: int | None = None
+        self._is_new = True  # and not opened: what it wrote is its own
         self.vector = make_vector(source, config, self.seed)
         try:
             self.obs, self.mask = self.vector.reset()
-            self._build(network)
+            self._build(network, parameters)
         except BaseException:
             self.close()
             raise
@@ -80,7 +86,7 @@ class Run:
         self.episodes = EpisodeStatistics(config.num_envs)
         self.started = time.perf_counter()
 
-    def _build(self, network: Any) -> None:
+    def _build(self, network: Any, parameters: Mapping[str, np.ndarray] | None) -> None:
         config, vector = self.config, self.vector
         masked = None if self.mask is None else vector.actions.n
         columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
@@ -90,7 +96,7 @@ class Run:
         # Independent streams from one seed; the environments derive theirs from it by episode.
         acting, replay, learner = np.random.SeedSequence(self.seed).generate_state(3).tolist()
         self.random = np.random.default_rng(acting)
-        self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network)
+        self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network, parameters)
         try:
             self.replay = (
                 PrioritisedReplay(config.buffer_size, config.replay, columns, replay)
@@ -155,25 +161,41 @@ class Run:
         total_timesteps: train to that many steps instead; no other setting of a run can change
         source: the environment again, if it was made by a callable, or to choose where to find it
         network: the module or factory again, if it was one of the user's own
-        trust: import the modules that the files name for the environment and its wrappers, and so run their code
+        trust: import the modules that the files name for the environment and its wrappers, and so run their code; hand
+        paths to them, and start as many environments as the files say
         Raises RunError when there is nothing whole to go on from, or another process trains there.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise RunError(f"{folder} is no folder of a run; give one such as runs/CartPole-v1/default/seed-0.")
-        for path in folder.iterdir():
-            if path.is_symlink():
-                raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
+        try:
+            within = list(folder.iterdir())
+        except OSError as error:
+            raise RunError(f"{folder} cannot be read: {error.strerror}.") from error
+        for path in within:
+            storage.refuse_link(path)
+        if not (folder / "checkpoints").is_dir():  # perhaps somebody else's folder: not even a lock is put there
+            Checkpoints(folder, 1).newest()
         held = storage.lock(folder)
         try:
             found = Checkpoints(folder, 1).newest()
             config, seed, named = _described(folder, found.about)
             if total_timesteps is not None:
                 config = config.override(total_timesteps=total_timesteps)
-            where = allowed_source(source, named, config.wrapper, trust)
+            where = allowed_source(source, named, config, trust)
+            if config.num_envs > MOST_ENVIRONMENTS and not trust:
+                raise EnvironmentFault(
+                    f"The run in {folder} has {config.num_envs:,} environments; if you trust its files to start so "
+                    "many, say so: --trust, or trust=True."
+                )
             if network is None and found.about.get("own_network"):
                 raise RunError(f"The run in {folder} has a network of its maker's: give it again, network=...")
-            run = cls(where, config, seed, None, network)
+            of_learner = "learner/online/"
+            parameters = {k.removeprefix(of_learner): v for k, v in found.arrays.items() if k.startswith(of_learner)}
+            try:
+                run = cls(where, config, seed, None, network, parameters)
+            except ValueError as error:
+                raise RunError(f"The checkpoint in {folder} does not fit its run: {error}") from error
             try:
                 run._take_up(folder, found)
             except BaseException:
@@ -193,37 +215,70 @@ class Run:
         try:
             checkpoints.restore_rows(found, self.replay)
             self._load_state(found.arrays)
+            self._check_rows(found)
             metrics = found.about["metrics"]
             size, sha256, elapsed = int(metrics["size"]), str(metrics["sha256"]), float(found.about["elapsed"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"The checkpoint {self.step:,} in {folder} does not fit its run: {error}.") from error
-        self.folder, self._checkpoints, self._checkpointed = folder, checkpoints, self.step
+            if not 0 <= size < 2**62 or not math.isfinite(elapsed):
+                raise ValueError(f"its metrics have {size} bytes after {elapsed} seconds")
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise RunError(
+                f"The checkpoint {found.about['step']:,} in {folder} does not fit its run: {error}."
+            ) from error
+        self.folder, self._checkpoints, self.checkpointed = folder, checkpoints, self.step
+        self._is_new = False
         self.started = time.perf_counter() - elapsed
         self.metrics = JsonLines(folder / "metrics.jsonl", size, sha256)
-        self._retake_episodes()
+        self.retake_episodes()
         if found.about["config"] != describe_run(self.source, self.config)["config"]:
             write_description(folder.parent, self.source, self.config)
+            # So that a run that was extended and is killed at once goes on to its new end.
+            self.checkpointed = None
+            self.checkpoint()
 
-    def _retake_episodes(self) -> None:
+    def _check_rows(self, found: Checkpoint) -> None:
+        """Refuse a replay memory whose rows are not all there, or hold what is no action of this environment."""
+        memory, segments = self.replay, found.segments
+        if found.about["step"] != self.step:
+            raise ValueError(f"its state is of step {self.step}")
+        if len(memory) and not (segments and segments[-1].end == memory.pushed):
+            raise ValueError(f"its segments do not end with transition {memory.pushed}")
+        if len(memory) and segments[0].first > memory.pushed - len(memory):
+            raise ValueError(f"its segments begin with transition {segments[0].first}")
+        self._check_actions(memory.columns.action[: len(memory)])
+
+    def _check_actions(self, actions: np.ndarray) -> None:
+        if actions.dtype != np.int64 or ((actions < 0) | (actions >= self.vector.actions.n)).any():
+            raise ValueError(f"not all of its actions are below {self.vector.actions.n}")
+
+    def retake_episodes(self) -> None:
         """Bring the environments to where they were; an episode that does not repeat itself starts anew."""
         playing = self.vector.playing
-        rows = self.vector.retake(playing)
-        lost = [
-            i for i, row in enumerate(rows) if differs(row, self.obs[i], None if self.mask is None else self.mask[i])
-        ]
+        lost: set[int] = set()
+        while True:
+            rows = self.vector.retake(playing)
+            differing = {
+                i
+                for i, row in enumerate(rows)
+                if i not in lost and differs(row, self.obs[i], None if self.mask is None else self.mask[i])
+            }
+            if not differing:
+                break
+            # Once more, for all: the others were brought there again, and may repeat themselves only sometimes.
+            for i in differing:
+                playing[i] = Playing(playing[i].episode + 1)
+                self.nstep.forget(i)
+                self.episodes.forget(i)
+            lost |= differing
         if not lost:
             return
-        for i in lost:
-            playing[i] = Playing(playing[i].episode + 1)
-            self.nstep.forget(i)
-            self.episodes.forget(i)
-        self.obs, self.mask = stack_retaken(self.vector.retake(playing))
+        self.obs, self.mask = stack_retaken(rows)
         logger.warning(
-            f"{self.name} does not repeat itself: the running episodes of environments {', '.join(map(str, lost))} "
-            f"start anew at step {self.step:,}, so this run is no longer what it would have been."
+            f"{self.name} does not repeat itself: the running episodes of environments "
+            f"{', '.join(map(str, sorted(lost)))} start anew at step {self.step:,}, so this run is no longer what it "
+            "would have been."
         )
         if self.metrics is not None:
-            self.metrics.write_lines({"step": self.step, "env": i, "resume/episode_lost": True} for i in lost)
+            self.metrics.write_lines({"step": self.step, "env": i, "resume/episode_lost": True} for i in sorted(lost))
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the run goes on from, by name, but for the replay memory's rows."""
@@ -255,16 +310,30 @@ class Run:
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = array
         own = parts["run"]
+        for name, like in {"obs": self.obs, **({} if self.mask is None else {"mask": self.mask})}.items():
+            if own[name].shape != like.shape or own[name].dtype != like.dtype:
+                raise ValueError(f"its {name} is {own[name].dtype} {own[name].shape}")
+            waiting = parts["nstep"].get(name, like)
+            if waiting.shape[1:] != like.shape[1:] or waiting.dtype != like.dtype:
+                raise ValueError(f"its unfinished steps have a {name} {waiting.dtype} {waiting.shape}")
+        if len(parts["nstep"]["env"]) and ("mask" in parts["nstep"]) != (self.mask is not None):
+            raise ValueError("its unfinished steps have masks where the environment has none, or none where it has")
+        check_counts("step", own["step"])
+        check_counts("updates", own["updates"])
         self.step, self.updates, self.best = int(own["step"]), int(own["updates"]), float(own["best"])
-        if own["obs"].shape != self.obs.shape or own["obs"].dtype != self.obs.dtype:
-            raise ValueError(f"its observations are {own['obs'].dtype} {own['obs'].shape}")
-        self.obs, self.mask = own["obs"], own.get("mask")
+        self.obs, self.mask = own["obs"], None if self.mask is None else own["mask"]
         set_generator_state(self.random, own["random"])
         self.agent.learner.load_state(parts["learner"])
         self.replay.load_state(parts["replay"])
         self.nstep.load_state(parts["nstep"])
+        self._check_actions(parts["nstep"].get("action", np.zeros(0, np.int64)))
         self.episodes.load_state(parts["episodes"])
         playing = parts["playing"]
+        for name in ("episode", "length"):
+            check_counts(name, playing[name], (self.vector.num_envs,))
+        self._check_actions(playing["actions"])
+        if playing["actions"].shape != (sum(playing["length"].tolist()),):
+            raise ValueError("its running episodes do not have the actions that it holds")
         actions = np.split(playing["actions"], np.cumsum(playing["length"])[:-1])
         self.vector.playing = [
             Playing(int(episode), taken.tolist()) for episode, taken in zip(playing["episode"], actions, strict=True)
@@ -273,10 +342,13 @@ class Run:
     def checkpoint(self) -> None:
         """Write all that the run goes on from into its folder, if it has one.
 
-        Where the disk does not take it, that is said, and the run goes on with the checkpoints that it has.
+        Where the disk does not take it, that is said, and the run goes on with the checkpoints that it has. Raises
+        Diverged rather than write what is no longer a number.
         """
-        if self._checkpoints is None or self.metrics is None or self._checkpointed == self.step:
+        if self._checkpoints is None or self.metrics is None or self.checkpointed == self.step:
             return
+        state = self.state()
+        self._check_finite(state)
         try:
             self.metrics.sync()
             about = {
@@ -287,26 +359,38 @@ class Run:
                 "elapsed": time.perf_counter() - self.started,
                 "metrics": {"size": self.metrics.size, "sha256": self.metrics.sha256},
             }
-            self._checkpoints.save(self.step, about, self.state(), self.replay)
-        except RunError as error:
+            self._checkpoints.save(self.step, about, state, self.replay)
+        except (RunError, OSError) as error:
             logger.warning(f"No checkpoint at step {self.step:,}: {error} Training goes on.")
             return
-        self._checkpointed = self.step
+        self.checkpointed = self.step
+
+    def _check_finite(self, state: Mapping[str, np.ndarray]) -> None:
+        """Refuse parameters that an update has just spoilt, which the next loss would show: resume needs good ones."""
+        for name, array in state.items():
+            if name.startswith("learner/online/") and array.dtype.kind == "f":
+                # A network of the user's own may keep an infinity where it masks something, but never a nan.
+                good = ~np.isnan(array) if self.agent.has_own_network else np.isfinite(array)
+                if not good.all():
+                    raise Diverged("A parameter", float(array[~good][0]))
 
     def keep_best(self, mean: float) -> None:
         """Keep the policy beside the last one if no evaluation before had so high a mean return."""
         if mean <= self.best:
             return
-        self.best = mean
         if self.folder is not None:
             try:
+                storage.refuse_link(self.folder / "best")
                 self.agent.save(self.folder / "best")
             except RunError as error:
                 logger.warning(f"The best policy so far is not kept: {error} Training goes on.")
+                return  # so that the next that is better than what is kept there can be
+        self.best = mean
 
     def save(self) -> None:
         """Write the policy as it is now into the run's folder, if it has one."""
         if self.folder is not None:
+            storage.refuse_link(self.folder / "policy")
             self.agent.save(self.folder / "policy")
 
     def save_result(self, result: dict[str, Any]) -> None:
@@ -315,9 +399,9 @@ class Run:
             storage.write(self.folder / "result.json", json.dumps(result, indent=2).encode())
 
     def discard(self) -> None:
-        """Take the folder of a run that never took a step away again, and the experiment's if it holds no other."""
+        """Take the folder of a new run that never took a step away again, and the experiment's if it holds no other."""
         self.close()
-        if self.folder is not None:
+        if self.folder is not None and self._is_new:
             remove_run(self.folder)
 
     def close(self) -> None:
@@ -338,6 +422,7 @@ class Run:
             f"{folder} already holds a run: go on with it (upright resume), or choose another seed (--seed) or folder "
             "(--out)."
         )
+        storage.refuse_link(folder)
         if is_taken(folder):
             raise refusal
         if experiment.exists() and not is_same(experiment, self.source, self.config):
@@ -346,7 +431,7 @@ class Run:
                 "choose another folder (--out)."
             )
         try:
-            folder.mkdir(parents=True, exist_ok=folder.is_dir())
+            storage.make_folder(folder)
         except OSError as error:
             raise RunError(f"{folder} cannot be made: {error.strerror}; choose another folder (--out).") from error
         self._lock = storage.lock(folder)
@@ -366,8 +451,8 @@ class Run:
 def _described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:
     """The settings, the seed and the environment's name that a checkpoint tells."""
     try:
-        config, seed, env = Config.from_dict(about["config"]), about["seed"], about["env"]
-    except (KeyError, TypeError, ValueError, AttributeError, UprightError) as error:
+        config, seed, env = Config.from_dict(about["config"]), about["seed"], named_environment(about["env"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
         raise RunError(f"The checkpoint in {folder} does not describe a run: {error}.") from error
     check_seed(seed)
     return config, seed, env

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import numpy as np
@@ -23,36 +25,69 @@ import numpy as np
 from upright.errors import RunError
 from upright.replay.ring import available_bytes
 
-LARGEST_JSON = 64 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
+LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
+LARGEST_HEADER = 8 * 2**20  # bytes of names and shapes in a safetensors file; those of 50,000 tensors are fewer
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 
 def write(path: Path, content: bytes) -> None:
     """Write a file under another name, on to the disk, and rename it: no reader, and no crash, leaves half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        make_folder(path.parent)
+        remove(temporary)  # whatever stands there is not ours to write into: it may be a link
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - os.* alone, so that a test can stand between this and the disk
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
+    finally:
+        with contextlib.suppress(OSError):  # where it took its place, it is no longer there
+            os.unlink(temporary)  # noqa: PTH108
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file for what is too large to be kept in memory: it takes its name when the block ends, if it ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make_folder(path.parent)
+        remove(temporary)
+        with open(temporary, "x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
 
 
 def rename(path: Path, to: Path) -> None:
     """Let a file that is on the disk take the place of another."""
     try:
         os.replace(path, to)  # noqa: PTH105
-        sync_folder(to.parent)
+        _sync_folder(to.parent)
     except OSError as error:
         raise RunError(f"{to} cannot be written: {error.strerror}.") from error
 
 
-def sync_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each name on to the disk: no file in it is safer than the way to it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # another process may be making the same experiment
+        os.mkdir(folder)  # noqa: PTH102
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     """Put the names in a folder on to the disk."""
     if os.name != "posix":
         return
@@ -72,8 +107,9 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def read(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a regular file. Raises RunError for a link, a folder, a device, or more bytes than the limit."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
+    """A regular file, and its size. Raises RunError for a link, a folder, a device, and for what happens meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
@@ -81,19 +117,36 @@ def read(path: Path, limit: int | None = None) -> bytes:
     except OSError as error:
         why = "is a link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
         raise RunError(f"{path} {why}.") from error
-    with open(descriptor, "rb") as file:
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise RunError(f"{path} is no file.")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file, about.st_size
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from error
+    except MemoryError as error:
+        raise RunError(f"{path} needs more memory than there is.") from error
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a regular file. Raises RunError for a link, a folder, a device, or more bytes than the limit."""
+    with _opened(path) as (file, size):
         available = available_bytes()
-        if available is not None and about.st_size > available:
-            limit = available if limit is None else min(limit, available)
-        if limit is not None and about.st_size > limit:
-            raise RunError(f"{path} has {about.st_size:,} bytes, more than the {limit:,} that it may have.")
-        try:
-            return file.read()
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}.") from error
+        # Three times: the bytes, the arrays made of them, and who these are loaded into.
+        if available is not None and 3 * size > available:
+            limit = available // 3 if limit is None else min(limit, available // 3)
+        if limit is not None and size > limit:
+            raise RunError(f"{path} has {size:,} bytes, more than the {limit:,} that it may have.")
+        return file.read(size)
+
+
+def size_and_digest(path: Path) -> tuple[int, str]:
+    """Of a regular file, which is not kept in memory. Raises RunError as `read` does."""
+    with _opened(path) as (file, size):
+        return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(content: bytes) -> str:
@@ -103,7 +156,10 @@ def digest(content: bytes) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises RunError for what is none, for a key that stands twice, and for NaN."""
-    content = read(path, LARGEST_JSON)
+    return _parsed(path, read(path, LARGEST_JSON))
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -120,9 +176,13 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote. Raises RunError when one bit of the file is another."""
-    value = read_json(path)
+    content = read(path, LARGEST_JSON)
+    value = _parsed(path, content)
     value.pop("sha256", None)
-    if _sealed(value) != read(path, LARGEST_JSON):
+    # Of the bytes as they stand: to write a hostile value again would take minutes and gigabytes.
+    end = max(0, content.rfind(b',\n "sha256": '))
+    seal = _SEAL.fullmatch(content, end)
+    if seal is None or seal[1] != digest(content[:end] + b"\n}").encode():
         raise RunError(f"{path} is damaged: its digest does not fit.")
     return value
 
@@ -130,7 +190,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def _sealed(value: Mapping[str, Any]) -> bytes:
     try:
         body = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RunError(f"A setting cannot be written as JSON: {error}.") from error
     return json.dumps({**value, "sha256": digest(body.encode())}, indent=1).encode() + b"\n"
 
@@ -158,19 +218,42 @@ def read_tensors(path: Path, content: bytes | None = None) -> dict[str, np.ndarr
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    content = read(path) if content is None else content
+    header = int.from_bytes(content[:8], "little")
+    if header > LARGEST_HEADER:
+        raise RunError(f"{path} is damaged: its header has {header:,} bytes, more than {LARGEST_HEADER:,}.")
     try:
-        return load(read(path) if content is None else content)
+        arrays = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise RunError(f"{path} is damaged: {error}.") from error
+    for name, array in arrays.items():
+        if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():  # neither true nor false, to NumPy and to C++
+            raise RunError(f"{path} is damaged: {name!r} holds what is neither true nor false.")
+    return arrays
+
+
+def refuse_link(path: Path) -> None:
+    """Raise RunError where a run's own folder or file is a link."""
+    if path.is_symlink():
+        raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
 
 
 def lock(folder: Path) -> filelock.BaseFileLock:
     """Hold a folder for this process alone. The system lets go of it when the process ends, however it does."""
-    held = filelock.FileLock(folder / "lock")
+    path = folder / "lock"
+    held = filelock.FileLock(path)
     try:
+        # Locking empties the file, which therefore must not be another's by a link.
+        if os.path.lexists(path) and not is_own_file(path.lstat()):
+            raise RunError(f"{path} is a link or no file; remove it.")
         held.acquire(timeout=0)
     except filelock.Timeout as error:
         raise RunError(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder (--out).") from error
     return held
+
+
+def is_own_file(about: os.stat_result) -> bool:
+    """Whether this is a regular file under one name only, so that to write into it changes nothing elsewhere."""
+    return stat.S_ISREG(about.st_mode) and about.st_nlink <= 1

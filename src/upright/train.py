@@ -37,9 +37,8 @@ def train(run: Run) -> Iterator[Progress]:
             action = run.agent.act(run.obs, run.mask, epsilon, run.random)
             try:
                 outcome = run.vector.step(action)
-            except EpisodesLost as lost:
-                logger.warning(f"{lost} New ones begin at step {run.step:,}.")
-                run.restart()
+            except EpisodesLost:
+                run.retake_episodes()
                 continue
             except EnvironmentFault:
                 run.checkpoint()  # nothing of this step has been learned yet
@@ -65,7 +64,12 @@ def train(run: Run) -> Iterator[Progress]:
                     "time/fps": (run.step - first_step) / (time.perf_counter() - started),
                 }
                 if evaluating:
-                    evaluation = run.agent.evaluate(config.n_eval_episodes)
+                    try:
+                        evaluation = run.agent.evaluate(config.n_eval_episodes)
+                    except EnvironmentFault:
+                        run.report(metrics)  # the step itself is done
+                        run.checkpoint()
+                        raise
                     metrics["eval/mean_reward"] = evaluation.mean
                     metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
                     run.keep_best(evaluation.mean)

@@ -25,6 +25,8 @@ from upright.spaces import Actions, Observations
 # What taking an episode again led to: the observation and mask, or None where the episode did not repeat itself.
 Retaken = tuple[np.ndarray, np.ndarray | None] | None
 
+LONGEST_PATIENCE = 2_000_000.0  # seconds
+
 
 class Outcome(NamedTuple):
     """What one action in each of E environments led to.
@@ -210,10 +212,7 @@ class Workers:
         self._vector = Vectorised(self._async, self.observations, self.actions)
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
-        rows = self.retake(self.playing)
-        assert None not in rows
-        self._obs, self._mask = stack_retaken(rows)
-        return self._obs, self._mask
+        return stack_retaken(self.retake(self.playing))
 
     def step(self, actions: np.ndarray) -> Outcome:
         while True:
@@ -230,21 +229,26 @@ class Workers:
 
     def retake(self, playing: Sequence[Playing]) -> list[Retaken]:
         self.playing = [Playing(each.episode, list(each.actions)) for each in playing]
-        # Each takes as many steps as its episode has, and may take as long for each.
-        patience = self._timeout * (1 + max(len(each.actions) for each in playing))
+        self._obs = self._mask = None  # what was seen before is of other episodes
+        # Each takes as many steps as its episode has, and may take as long for each; the system waits 24 days at most.
+        patience = min(self._timeout * (1 + max(len(each.actions) for each in playing)), LONGEST_PATIENCE)
         while True:
             try:
                 with self._answers("retake"):
                     self._async.call_async("retake", self.playing)
-                    return list(self._async.call_wait(patience))
+                    rows = list(self._async.call_wait(patience))
+                break
             except _WorkerLost as lost:
                 self._replace(lost)
+        if None not in rows:
+            self._obs, self._mask = stack_retaken(rows)
+        return rows
 
     def close(self) -> None:
         if not self._waiting:
-            with quiet(), contextlib.suppress(EOFError, OSError):  # of workers that died
+            with quiet(), contextlib.suppress(EOFError, OSError):  # of workers that died: then the others are ended
                 self._async.close()
-            return
+                return
         for process in self._async.processes:
             process.kill()
         for process, pipe in zip(self._async.processes, self._async.parent_pipes, strict=True):
@@ -291,12 +295,9 @@ class Workers:
             f"{self._name}: {lost}; the workers are replaced ({self._replaced} of {self._replacements} times)."
         )
         self._start()
-        if self._obs is not None:
-            rows = self.retake(self.playing)
-            if not repeats(rows, self._obs, self._mask):
-                raise EpisodesLost(
-                    f"{self._name} does not repeat itself: its running episodes were lost with a worker."
-                )
+        obs, mask = self._obs, self._mask
+        if obs is not None and not repeats(self.retake(self.playing), obs, mask):
+            raise EpisodesLost(f"{self._name} does not repeat itself: its running episodes were lost with a worker.")
 
 
 class _WorkerLost(Exception):

@@ -127,7 +127,7 @@ def _episode(
 
 def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     """The policy of that moment, its environment, and the step that it is of, where its file says so."""
-    from upright.agent import Agent, allowed_source, load
+    from upright.agent import Agent, allowed_source, load, named_environment
     from upright.checkpoint import Checkpoints
     from upright.config import Config
     from upright.envs import EVALUATION_INDEX, make_environment
@@ -143,9 +143,10 @@ def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     try:
         # Off the accelerator, which training may need.
         config = Config.from_dict(about["config"]).override(engine="auto", device="cpu")
+        named = named_environment(about.get("env"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"The checkpoint at step {step:,} does not describe a run: {error}.") from error
-    source = allowed_source(None, about.get("env"), config.wrapper, wish.trust)
+    source = allowed_source(None, named, config, wish.trust)
     environment = make_environment(source, config, 0, EVALUATION_INDEX)
     try:
         agent = Agent(config, environment.observations, environment.actions, source)

@@ -7,15 +7,18 @@ package's own C++, for multilayer perceptrons on the CPU, and agrees with it wit
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from upright.config import Config, ImplicitQuantile
-from upright.errors import SettingError
-from upright.replay import Batch
+from upright.errors import SettingError, UprightError
+from upright.initialisation import parameter_shapes
+from upright.replay import Batch, in_gib
+from upright.replay.ring import available_bytes
 from upright.sources import logger
 
 if TYPE_CHECKING:
@@ -85,7 +88,19 @@ def moments(config: Config) -> tuple[str, ...]:
             return ()
 
 
-def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+class Form(NamedTuple):
+    """What an array has to be, where there is none yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def parameter_forms(config: Config, problem: Problem) -> dict[str, Form]:
+    """Of upright's own network, by name: what `check_fit` takes before anything is allocated."""
+    return {name: Form(shape, np.dtype(np.float32)) for name, shape in parameter_shapes(config, problem).items()}
+
+
+def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray | Form]) -> None:
     """Refuse, with a ValueError of one sentence, arrays whose names, shapes or kinds of numbers are not as expected."""
     for name, like in expected.items():
         if name not in given:
@@ -111,11 +126,32 @@ def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) 
         return "the network is your own"
     if problem.is_image:
         return "the observations are images"
-    if isinstance(config.loss, ImplicitQuantile):
-        return "loss is implicit_quantile"
+    loss = config.loss
+    if isinstance(loss, ImplicitQuantile) and max(loss.quantiles, loss.target_quantiles, loss.policy_quantiles) > 64:
+        return "loss has more than 64 quantiles, target_quantiles or policy_quantiles"
     if config.device not in ("auto", "cpu"):
         return f"device is {config.device}"
     return None
+
+
+def _check_memory(config: Config, problem: Problem) -> None:
+    """Refuse, before anything is allocated, a network of upright's own that this machine cannot hold."""
+    count = sum(math.prod(form.shape) for form in parameter_forms(config, problem).values())
+    # Online, target, gradient and moments in float32; and the first values, drawn in float64.
+    needed, available = count * (4 * (3 + len(moments(config))) + 12), available_bytes()
+    if available is not None and needed > available:
+        raise UprightError(
+            f"The network needs {in_gib(needed)}, and {in_gib(available)} are available here: lower net_arch, or make "
+            "the observations smaller with a wrapper."
+        )
+
+
+def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
+    """Why `make_learner` takes the engine that it takes, in a few words."""
+    if config.engine != "auto":
+        return "as chosen"
+    obstacle = obstacle_to_native(config, problem, has_own_network)
+    return "it can do all of this, and is the faster" if obstacle is None else f"because {obstacle}"
 
 
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
@@ -124,6 +160,8 @@ def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module
     Says why to the logger "upright" when engine is auto and it takes torch. Raises SettingError when engine is native
     and cannot do it.
     """
+    if network is None:
+        _check_memory(config, problem)
     if config.engine != "torch":
         obstacle = obstacle_to_native(config, problem, network is not None)
         if obstacle is None:

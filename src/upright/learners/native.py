@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from upright import _native
-from upright.config import Categorical, Config, QLearning, Quantile, Uniform
-from upright.errors import Diverged
+from upright.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
+from upright.errors import Diverged, UprightError
 from upright.generators import generator_state, noise_generator, set_generator_state
 from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
 from upright.learners import Problem, check_fit, moments
@@ -42,31 +42,7 @@ class NativeLearner:
 
     def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
         self.config, self.problem = config, problem
-        loss, soft = config.loss, config.munchausen
-        self._native = _native.Learner(
-            inputs=math.prod(problem.observation_shape),
-            actions=problem.num_actions,
-            widths=list(config.net_arch),
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-            dueling=config.dueling,
-            noisy=config.noisy,
-            loss={QLearning: "q_learning", Categorical: "categorical", Quantile: "quantile"}[type(loss)],
-            huber=isinstance(loss, QLearning) and loss.error == "huber",
-            double_q=loss.double,
-            outputs=outputs_per_action(loss) or 1,
-            v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
-            v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
-            kappa=loss.kappa if isinstance(loss, Quantile) else 0.0,
-            munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
-            optimizer=config.optimizer,
-            amsgrad=config.amsgrad,
-            epsilon=config.optimizer_eps,
-            weight_decay=config.weight_decay,
-            max_norm=config.max_grad_norm,
-            max_value=config.max_grad_value,
-            instruction_set=instruction_set,
-        )
+        self._native = self._make(instruction_set)
         self.device = f"cpu, {self._native.instruction_set}"
         shapes = parameter_shapes(config, problem)
         self._online = _views(self._native.online, shapes)
@@ -92,7 +68,8 @@ class NativeLearner:
             self._resample(of_target=False)
             self._resample(of_target=True)
         priority = None if self._is_uniform else np.empty(len(batch.place), np.float32)
-        if not self._native.update(batch.place, batch.weight, learning_rate, priority):
+        fractions = self._draw_fractions(len(batch.place))
+        if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
             loss, norm = self._native.last
             what, value = ("The loss", loss) if not math.isfinite(loss) else ("The gradient's norm", norm)
             raise Diverged(what, value)
@@ -149,6 +126,41 @@ class NativeLearner:
         groups |= {f"optimizer/{moment}": views for moment, views in self._moments.items()}
         return {f"{group}/{name}": view for group, views in groups.items() for name, view in views.items()}
 
+    def _make(self, instruction_set: str | None) -> _native.Learner:
+        config, problem = self.config, self.problem
+        loss, soft = config.loss, config.munchausen
+        outputs = loss.quantiles if isinstance(loss, ImplicitQuantile) else outputs_per_action(loss) or 1
+        try:
+            return _native.Learner(
+                inputs=math.prod(problem.observation_shape),
+                actions=problem.num_actions,
+                widths=list(config.net_arch),
+                activation=config.activation,
+                layer_norm=config.layer_norm,
+                dueling=config.dueling,
+                noisy=config.noisy,
+                loss=next(name for name, kind in KINDS["loss"].items() if isinstance(loss, kind)),
+                huber=isinstance(loss, QLearning) and loss.error == "huber",
+                double_q=loss.double,
+                outputs=outputs,
+                targets=loss.target_quantiles if isinstance(loss, ImplicitQuantile) else outputs,
+                policy_fractions=loss.policy_quantiles if isinstance(loss, ImplicitQuantile) else 0,
+                cosines=loss.cosines if isinstance(loss, ImplicitQuantile) else 0,
+                v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
+                v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
+                kappa=loss.kappa if isinstance(loss, (Quantile, ImplicitQuantile)) else 0.0,
+                munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
+                optimizer=config.optimizer,
+                amsgrad=config.amsgrad,
+                epsilon=config.optimizer_eps,
+                weight_decay=config.weight_decay,
+                max_norm=config.max_grad_norm,
+                max_value=config.max_grad_value,
+                instruction_set=instruction_set,
+            )
+        except MemoryError as error:
+            raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
+
     def _bind(self, columns: Transition) -> None:
         self._native.bind(
             columns.obs,
@@ -160,6 +172,14 @@ class NativeLearner:
             columns.next_mask,
         )
         self._columns = columns
+
+    def _draw_fractions(self, count: int) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
+        """Where implicit quantiles are asked for, of the online and of the target network; nothing for other losses."""
+        loss = self.config.loss
+        if not isinstance(loss, ImplicitQuantile):
+            return ()
+        online = self._random.random((count, loss.quantiles), np.float32)
+        return online, self._random.random((count, loss.target_quantiles), np.float32)
 
     def _resample(self, of_target: bool) -> None:
         self._native.set_noise(of_target, self._random.standard_normal(self._native.noise_size, np.float32))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from upright.checked import check_counts
 from upright.config import Config, ImplicitQuantile, Quantile, Uniform
 from upright.errors import Diverged, SettingError
 from upright.generators import generator_state, noise_generator, set_generator_state
@@ -178,6 +179,8 @@ class TorchLearner:
     @torch.no_grad()
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         check_fit(state, self.state())
+        for name in ("optimizer/step", "metrics/updates"):
+            check_counts(name, state[name])
         for name, tensor in self._stored().items():
             tensor.copy_(_copied(state[name]))
         self._updates = int(state["optimizer/step"])
@@ -312,8 +315,8 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).cpu()  # of "meta" there is nothing to be had back
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise SettingError(
             f"device is {name!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}); choose cpu or auto."
         ) from error

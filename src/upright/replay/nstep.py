@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upright.checked import check_counts
 from upright.replay.ring import Transition
 
 if TYPE_CHECKING:
@@ -75,7 +76,13 @@ class NStep:
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        count = len(state["env"])
+        check_counts("env", state["env"], (count,))
+        if any(len(array) != count for array in state.values()) or (count and not np.isfinite(state["reward"]).all()):
+            raise ValueError("its unfinished steps are not whole")
+        if (state["env"] >= len(self._waiting)).any() or (np.bincount(state["env"]) >= self.n).any():
+            raise ValueError("more steps wait than can, or in environments that there are not")
         for waiting in self._waiting:
             waiting.clear()
         for k, env in enumerate(state["env"].tolist()):

@@ -124,8 +124,13 @@ class PrioritisedReplay(ReplayMemory):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         super().load_state(state)
         masses = np.asarray(state["masses"], np.float64)
-        if masses.shape != (len(self),) or not (np.isfinite(masses) & (masses >= 0)).all():
+        largest = float(state["largest"])
+        with np.errstate(over="ignore"):
+            total = float(masses.sum())
+        if masses.shape != (len(self),) or not ((masses > 0).all() and math.isfinite(total)):
             raise ValueError("the priorities are not those of the stored transitions")
+        if not (largest >= 1 and math.isfinite(largest)):
+            raise ValueError(f"the largest priority is {largest}")
         self._tree = sum_tree(self.capacity)
         self._tree.set(np.arange(len(self)), masses)
-        self._largest = float(state["largest"])
+        self._largest = largest

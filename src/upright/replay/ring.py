@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +136,10 @@ class ReplayMemory:
     def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
         """Nothing: every transition stays equally likely."""
 
+    def shapes(self) -> Columns:
+        """Shape and dtype of each column."""
+        return {name: (c.shape[1:], c.dtype) for name, c in self.columns._asdict().items() if c is not None}
+
     def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
         """A copy of each column's part with the transitions that were pushed as number `first` to `end` − 1."""
         index = np.arange(first, end) % self.capacity
@@ -159,7 +163,10 @@ class ReplayMemory:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from what `state` gave, to the same batches, once the rows are restored."""
-        self.pushed = int(state["pushed"])
+        pushed = int(state["pushed"])
+        if not 0 <= pushed < 2**62:
+            raise ValueError(f"{pushed} transitions cannot have been pushed")
+        self.pushed = pushed
         set_generator_state(self.random, state["random"])
 
     def _allocate(self, columns: Columns) -> None:
@@ -190,10 +197,7 @@ def available_bytes() -> int | None:
     except OSError:
         return None
     candidates += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for group, limit_file, usage_file in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
+    for group, limit_file, usage_file in _control_groups():
         try:
             limit, usage = ((group / name).read_text().strip() for name in (limit_file, usage_file))
             kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -201,6 +205,31 @@ def available_bytes() -> int | None:
             continue
         if limit != "max":
             # Pages of files that are only cached count as used, but are given up when memory is asked for.
-            used = int(usage) - int(kinds.get("inactive_file", kinds.get("total_inactive_file", 0)))
+            used = int(usage) - int(kinds.get("total_inactive_file", kinds.get("inactive_file", 0)))
             candidates.append(max(0, int(limit) - used))
     return min(candidates) if candidates else None
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str]]:
+    """The control groups of this process, and those above, whose limits hold too: folder, limit, usage."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    files = {
+        "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
+    for controllers, (root, limit_file, usage_file) in files.items():
+        # A line is number:controllers:path; a container may see paths of its host's, and then only the root is there.
+        paths = [
+            line.split(":", 2)[2]
+            for line in lines
+            if line.count(":") > 1 and controllers in line.split(":")[1].split(",")
+        ]
+        for path in paths or ["/"]:
+            group = root / path.lstrip("/")
+            for each in (group, *group.parents):
+                yield each, limit_file, usage_file
+                if each == root:
+                    break
