@@ -6,7 +6,6 @@ need not wait for an environment that hangs.
 
 from __future__ import annotations
 
-import importlib
 import io
 import math
 import multiprocessing
@@ -342,8 +341,12 @@ def _work(connection: Connection) -> None:
     if hasattr(os, "nice"):
         os.nice(5)
     warnings.simplefilter("ignore")
-    for module in ("PIL.Image", "upright.agent", "upright.envs", "upright.evaluate"):
-        importlib.import_module(module)
+    import PIL.Image  # noqa: F401
+
+    import upright.agent
+    import upright.envs
+    import upright.evaluate  # noqa: F401 - loaded by the time that somebody presses play
+
     sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
     while True:
         try:
