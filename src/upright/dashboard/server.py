@@ -42,7 +42,7 @@ from upright.errors import RunError, SettingError, UprightError
 PORT = 8765
 TICK = 1.0  # seconds between looks at the files, while somebody looks on
 BEAT = 15.0  # seconds of silence after which a stream says that it is still there
-READ_AT_ONCE = 48 * 2**20  # bytes of metrics that one question may have read in full; of more, a sample is shown first
+READ_AT_ONCE = 12 * 2**20  # bytes of metrics that one question may have read in full; of more, a sample is shown first
 POINTS_AT_ONCE = 24_000  # of all series that one question is answered with
 MOST_RUNS_AT_ONCE = 200
 MOST_NEWS = 2_000  # rows that a stream tells of one run at once; of more, it says to ask again
