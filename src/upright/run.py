@@ -438,10 +438,10 @@ class Run:
         if is_taken(folder):  # since we looked
             raise refusal
         try:
+            control.announce(folder)  # before there is a file by which others find it
             self.metrics = JsonLines(folder / "metrics.jsonl")
             write_description(folder.parent, self.source, self.config)
             self._checkpoints = Checkpoints(folder, self.config.keep_checkpoints)
-            control.announce(folder)
         except BaseException:
             self.close()
             remove_run(folder)
