@@ -500,6 +500,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, attempt))
+            listening.listen(128)  # whoever follows the link at once waits until it is served
         except OSError as error:
             listening.close()
             if port is None and attempt:
