@@ -34,7 +34,7 @@ OBSTACLES: dict[str, tuple[dict[str, Any], Problem, nn.Module | None, str]] = {
         None,
         "loss has more than 64 quantiles, target_quantiles or policy_quantiles",
     ),
-    "device": ({"device": "meta"}, VECTOR, None, "device is meta"),
+    "device": ({"device": "cpu:0"}, VECTOR, None, "device is cpu:0"),
 }
 
 

@@ -174,12 +174,16 @@ def steady(exact: TorchLearner, batch: Batch) -> np.ndarray:
     obs, next_obs = exact._observations(columns.obs), exact._observations(columns.next_obs)
     good = torch.ones(len(obs), dtype=torch.bool)
 
+    passes: list[nn.Module] = []
+
+    def begin(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        passes.append(module)
+
     def see(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        before = output if module is exact.online.embedding else inputs[0]
         # Of implicit quantiles there are so many units that some always lie nearer to their corner.
-        before, near = (
-            (output, 1e-6) if module is exact.online.embedding else (inputs[0], 1e-4 if output.ndim == 2 else 1e-5)
-        )
-        if len(before) == len(obs):
+        near = 1e-4 if before.ndim == 2 else 5e-5
+        if len(passes) == 1:  # of the first pass the gradient is taken
             good.logical_and_((before.abs() > near).flatten(1).all(dim=1))
 
     with torch.no_grad():
@@ -191,6 +195,7 @@ def steady(exact: TorchLearner, batch: Batch) -> np.ndarray:
         corners = [module for module in exact.online.modules() if isinstance(module, nn.ReLU)]
         corners += [exact.online.embedding] if exact.online.embedding is not None else []
         hooks = [module.register_forward_hook(see) for module in corners]
+        hooks.append(exact.online.register_forward_pre_hook(begin))
         predictions = exact._predict(obs, next_obs)
         for hook in hooks:
             hook.remove()
@@ -208,10 +213,15 @@ def steady(exact: TorchLearner, batch: Batch) -> np.ndarray:
 
 
 def steady_batch(exact: TorchLearner, columns: Transition, random: np.random.Generator) -> Batch:
-    size = exact.config.batch_size
-    candidates = Batch(columns, random.integers(len(columns.action), size=size + 8), None)
-    place = candidates.place[steady(exact, candidates)][:size]
+    """A batch in which nothing hangs on rounding, drawn at random from a memory."""
+    size, is_implicit = exact.config.batch_size, isinstance(exact.config.loss, ImplicitQuantile)
+    candidates = Batch(columns, random.integers(len(columns.action), size=size if is_implicit else size + 8), None)
+    good = steady(exact, candidates)
+    # Fractions are drawn by a row's place in the batch: it may not move up, but it can weigh nothing.
+    place = candidates.place if is_implicit else candidates.place[good][:size]
     weight = random.random(len(place)) if isinstance(exact.config.replay, Prioritised) else None
+    if is_implicit:
+        weight = good * (1.0 if weight is None else weight)
     return Batch(columns, place, weight)
 
 
@@ -263,8 +273,8 @@ def test_300_updates_end_as_close_to_float64_as_pytorchs_do(fixed: dict[str, Any
                 continue
             for name, engine in engines.items():
                 priority = engine.update(batch, config.learning_rate)
-                assert (priority is None) == (batch.weight is None)
-                priorities[name].append([] if priority is None else priority)
+                assert (priority is None) == isinstance(config.replay, Uniform)
+                priorities[name].append([] if priority is None else priority * (batch.weight > 0))
                 if update % 10 == 0:
                     engine.update_target()
         ends = {name: engine.state() for name, engine in engines.items()}
@@ -297,6 +307,12 @@ def test_gradients_are_those_of_float64(config: Config, memory: Memory, seed: in
     exact.load_state(state)
     batch = steady_batch(exact, columns, np.random.default_rng(seed))
     assume(len(batch.place))
+    # Where a prediction all but meets its target, nearly all digits of their difference are lost, in any float32: what
+    # has such an error weighs nothing.
+    weight = np.where(exact.update(batch, 0.0) > 0.01, batch.weight, 0.0)
+    assume(weight.max() > 0.1)
+    batch = batch._replace(weight=weight)
+    exact.load_state(state)
     learners = {name: NativeLearner(config, problem, seed, name) for name in SETS}
     for learner in learners.values():
         learner.load_state(state)
@@ -679,7 +695,7 @@ def test_settings_that_cannot_work_are_refused_before_memory_is_taken(settings: 
 
 def test_a_network_too_large_for_the_machine_is_refused_in_one_sentence() -> None:
     with pytest.raises(UprightError, match=r"^The network needs more memory than this machine has: lower net_arch\.$"):
-        native(net_arch=(65_536,) * 512)
+        native(net_arch=(65_536,) * 256)
 
 
 def test_what_was_never_made_is_refused() -> None:

@@ -142,7 +142,9 @@ def test_drawing_is_bounded_whatever_it_takes(seconds: float) -> None:
     assert gaps.min() >= 0.25 - 1e-9, "at most four times a second"
     assert gaps.min() >= seconds / SHARE_OF_TIME - 1e-9
     assert len(surface.at) * seconds <= SHARE_OF_ALL * training + seconds
-    assert len(surface.at) >= min(training / 0.27, training * 0.018 / seconds), "and yet it draws what it may"
+    assert len(surface.at) >= min(training / 0.27, training * 0.9 * SHARE_OF_TIME / seconds), (
+        "and yet it draws what it may"
+    )
     assert surface.at[0] < 0.3, "people see something at once"
     assert surface.afresh == 1, "the axes are drawn once, as long as the end of the run stays where it was"
     made.take(report(10_001, total=20_000))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
             yield line["step"], line[tag]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     try:
         return isinstance(value, (int, float)) and math.isfinite(value)
     except OverflowError:  # a whole number that no float can hold

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_DRAWINGS = 0.25
 # What a drawing may take of the time until the next; and all of them, with the dear first one, of all the time. The
 # last drawing, and what drawing slows down besides, such as the caches, come on top.
-SHARE_OF_TIME, SHARE_OF_ALL = 0.02, 0.025
+SHARE_OF_TIME, SHARE_OF_ALL = 0.015, 0.018
 DOTS_PER_INCH = 100
 # Tol's colours, which differ for colour-blind eyes too. The lines differ in width and style as well.
 FAINT, STRONG, OTHER = "#88aacc", "#224466", "#aa3377"
@@ -41,7 +41,7 @@ def live(progresses: Iterable[Progress], title: str = "") -> Iterator[Progress]:
     """Yield what `train` yields, and draw it meanwhile: each episode's return, their mean over the last 100, and ε.
 
     Inline in Jupyter, in a window elsewhere, which stays open until the program ends; `plt.show()` keeps it longer.
-    It draws at most four times a second, and more rarely where drawing would take more than 2.5 % of the time.
+    It draws at most four times a second, and more rarely where drawing would take more than 1.8 % of the time.
     Raises MissingExtra, before anything is trained, where matplotlib is not installed.
     """
     figure = _new_figure()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import itertools
 import math
 import os
@@ -52,12 +52,9 @@ def record(
     if path.is_dir():
         raise RunError(f"{path} is a folder; name a file in it.")
     check_request(episodes, seed)
-    for module in ("PIL", "av") if path.suffix == ".mp4" else ("PIL",):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            name = {"av": "PyAV", "PIL": "Pillow"}[module]
-            raise MissingExtra(f"{name} is not installed: pip install 'upright[video]'") from error
+    for module, name in (("PIL", "Pillow"), ("av", "PyAV")) if path.suffix == ".mp4" else (("PIL", "Pillow"),):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(f"{name} is not installed: pip install 'upright[video]'")
     source = agent.where_to_act(env)
     if not has_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or SDL complains, though it is to open no window

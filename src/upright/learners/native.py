@@ -68,11 +68,11 @@ class NativeLearner:
             self._resample(of_target=False)
             self._resample(of_target=True)
         priority = None if self._is_uniform else np.empty(len(batch.place), np.float32)
-        fractions = self._draw_fractions(len(batch.place))
+        loss = self.config.loss
+        fractions = self._draw_fractions(len(batch.place), loss) if isinstance(loss, ImplicitQuantile) else ()
         if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
-            loss, norm = self._native.last
-            what, value = ("The loss", loss) if not math.isfinite(loss) else ("The gradient's norm", norm)
-            raise Diverged(what, value)
+            mean, norm = self._native.last
+            raise Diverged("The gradient's norm", norm) if math.isfinite(mean) else Diverged("The loss", mean)
         return priority
 
     def update_target(self) -> None:
@@ -173,11 +173,8 @@ class NativeLearner:
         )
         self._columns = columns
 
-    def _draw_fractions(self, count: int) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
-        """Where implicit quantiles are asked for, of the online and of the target network; nothing for other losses."""
-        loss = self.config.loss
-        if not isinstance(loss, ImplicitQuantile):
-            return ()
+    def _draw_fractions(self, count: int, loss: ImplicitQuantile) -> tuple[np.ndarray, np.ndarray]:
+        """Where the online and the target network are asked for their quantiles."""
         online = self._random.random((count, loss.quantiles), np.float32)
         return online, self._random.random((count, loss.target_quantiles), np.float32)
 
