@@ -839,6 +839,14 @@ def test_a_resumed_run_that_fails_at_step_0_is_not_removed(tmp_path, capsys, mon
     assert (tmp_path / "experiment/seed-0/notes.txt").read_text() == "mine"
 
 
+def test_what_is_no_file_is_refused_by_its_name(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (".", "pipe"):
+        for read in (storage.read, storage.read_json, storage.read_tensors, storage.size_and_digest):
+            with bounded(), pytest.raises(RunError, match="is no file"):
+                read(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "line",
     [
