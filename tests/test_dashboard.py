@@ -26,12 +26,16 @@ from upright.train import train
 pytest.importorskip("starlette", reason="the extra 'dashboard' is not installed")
 
 from upright.dashboard import beside
+from upright.dashboard.answers import Answers
+from upright.dashboard.app import _static_files, make_app
 from upright.dashboard.catalogue import Catalogue
+from upright.dashboard.episodes import Episodes
 from upright.dashboard.following import MetricsFile
 from upright.dashboard.guard import HEADERS
 from upright.dashboard.playing import Player, Wish, play
 from upright.dashboard.sampling import downsample, within
-from upright.dashboard.server import Dashboard, _static_files, make_app, serve
+from upright.dashboard.server import serve
+from upright.dashboard.streams import Streams
 
 TOKEN = "a-token-of-the-tests"
 TESTS = str(Path(__file__).parent)
@@ -77,12 +81,13 @@ class Browser:
     """Asks the application as a browser does, but for what is changed on purpose."""
 
     def __init__(self, root: Path, trust: bool = False, allow_remote: bool = False) -> None:
-        self.dashboard = Dashboard(root, trust)
-        self.app = make_app(self.dashboard, TOKEN, "upright-1", allow_remote)
+        answers = Answers(root, trust)
+        self.episodes = Episodes(answers)
+        self.app = make_app(answers, self.episodes, Streams(answers), TOKEN, "upright-1", allow_remote)
         self.loop = asyncio.new_event_loop()
 
     def close(self) -> None:
-        self.dashboard.close()
+        self.episodes.close()
         self.loop.close()
 
     def ask(self, path: str, method="GET", body=b"", headers=None, query="", raw_path: bytes | None = None) -> Answer:
@@ -390,6 +395,8 @@ def test_another_host_needs_to_be_meant(runs, capsys) -> None:
 def test_nothing_on_a_page_comes_from_elsewhere_and_nothing_is_inline() -> None:
     files = _static_files()
     assert {"index.html", "style.css", "js/main.js", "uplot/uPlot.esm.js", "uplot/LICENSE"} <= files.keys()
+    written = Path(__file__).parent.parent / "src" / "upright" / "dashboard" / "static"
+    assert files.keys() == {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     page = files["index.html"][0].decode()
     assert "style=" not in page and "onclick" not in page and "<style" not in page and page.count("<script") == 1
     for name, (content, _) in files.items():
@@ -493,22 +500,22 @@ def test_a_stream_tells_what_was_written_since(tmp_path) -> None:
     folder.mkdir(parents=True)
     path = folder / "metrics.jsonl"
     path.write_text(episode(5, 9.0) + record(10, 1.0))
-    dashboard = Dashboard(tmp_path)
-    (row,) = dashboard.table()["runs"]
-    cursors = {row["id"]: tuple(dashboard.series([row["id"]], [], 600, None, None)["runs"][row["id"]]["cursor"])}
-    assert dashboard.news(cursors) == {}
+    answers = Answers(tmp_path)
+    (row,) = answers.table()["runs"]
+    cursors = {row["id"]: tuple(answers.series([row["id"]], [], 600, None, None)["runs"][row["id"]]["cursor"])}
+    assert answers.news(cursors) == {}
     with path.open("a") as file:
         file.write(episode(15, 8.0) + record(20, 2.0))
-    dashboard.refresh(0.0)
-    news = dashboard.news(cursors)[row["id"]]
+    answers.refresh(0.0)
+    news = answers.news(cursors)[row["id"]]
     assert news["series"]["rollout/ep_rew_mean"] == {"steps": [20], "values": [2]}
     assert news["series"]["episode/return"] == {"steps": [15], "values": [8]}
     path.write_text(record(10, 5.0))
-    dashboard.refresh(0.0)
-    assert dashboard.news(cursors) == {row["id"]: {"again": True}}
+    answers.refresh(0.0)
+    assert answers.news(cursors) == {row["id"]: {"again": True}}
     path.write_text(record(10, 5.0) + "".join(record(k, 1.0) for k in range(11, 3_000)))
-    dashboard.refresh(0.0)
-    assert dashboard.news(cursors) == {row["id"]: {"again": True}}
+    answers.refresh(0.0)
+    assert answers.news(cursors) == {row["id"]: {"again": True}}
 
 
 def test_a_run_is_asked_to_write_a_checkpoint_and_to_stop(tmp_path) -> None:
