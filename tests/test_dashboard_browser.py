@@ -91,7 +91,7 @@ def chromium():
 @pytest.fixture(params=["light", "dark", "phone"])
 def page(request, chromium, link):
     """A page that fails its test for an error, a refused resource, or a request that leaves the machine."""
-    size = {"width": 390, "height": 844} if request.param == "phone" else {"width": 1360, "height": 900}
+    size = {"width": 375, "height": 812} if request.param == "phone" else {"width": 1360, "height": 900}
     context = chromium.new_context(viewport=size, color_scheme="dark" if request.param == "dark" else "light")
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -146,7 +146,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     page.get_by_role("link", name="Compare curves").click()
     expect(page.get_by_role("heading", name="3 experiments compared")).to_be_visible()
     expect(page.locator(".chart canvas")).to_have_count(6)
-    expect(page.get_by_role("group", name="Return. default, mean of 2 seeds")).to_be_visible()
+    expect(page.get_by_role("group", name="Return. default, interquartile mean of 2 seeds")).to_be_visible()
     chart = page.locator(".chart .plot").first
     chart.focus()
     page.keyboard.press("ArrowRight")
@@ -168,7 +168,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     page.get_by_label("Smoothing").fill("0.8")
     expect(page.locator("output")).to_have_text("0.80")
     page.get_by_text("Values as a table").first.click()
-    expect(page.locator(".chart table").first).to_contain_text("mean of 2 seeds")
+    expect(page.locator(".chart table").first).to_contain_text("interquartile mean of 2 seeds")
     page.get_by_text("Other metrics").click()
     expect(page.get_by_role("heading", name="train/grad_norm")).to_be_visible()
     expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()

@@ -8,6 +8,7 @@ import { nearest } from "./statistics.js";
 import { colour, onTheme } from "./theme.js";
 
 const MOST_IN_TIP = 9;
+const WHOLE = Array.from({ length: 40 }, (_, k) => [1, 2, 5][k % 3] * 10 ** Math.floor(k / 3)); // between two ticks of steps
 
 /** A sample of how a line is drawn, for legends. */
 export function sample(style, width = 3) {
@@ -44,8 +45,7 @@ export class Chart {
       type: "button", "aria-pressed": "false", title: "Logarithmic axis", onclick: () => this.#toggleLog(),
     }, "log");
     this.resetButton = element("button", { type: "button", hidden: true, onclick: () => options.onZoom?.(null) }, "Reset zoom");
-    this.table = element("details", { class: "small", hidden: Boolean(options.onPick) },
-      element("summary", {}, "Values as a table"));
+    this.table = element("details", { class: "small" }, element("summary", {}, "Values as a table"));
     this.table.addEventListener("toggle", () => this.#fillTable());
     this.card = element("section", { class: "card chart", "aria-label": options.title },
       element("header", {}, element("h2", {}, options.title), this.resetButton, this.logButton), this.area, this.note, this.table);
@@ -149,7 +149,7 @@ export class Chart {
       width, height: this.options.height ?? 240, legend: { show: false }, padding: [12, 22, 0, 0],
       scales: { x: { time: false, range: (u, low, high) => [low, high > low ? high : low + 1] }, y: { distr: distribution, range: () => this.#range() } },
       axes: [
-        { ...axis, size: 30, space: 70, values: (u, values) => values.map((value) => (value === null ? "" : short(value))) },
+        { ...axis, size: 30, space: 70, incrs: WHOLE, values: (u, values) => values.map((value) => (value === null ? "" : short(value))) },
         { ...axis, size: 56, values: (u, values) => values.map((value) => (value === null ? "" : short(value))) },
       ],
       series: [{}, { show: false }],

@@ -108,7 +108,7 @@ export function showCharts(view, context) {
       }
       const together = summary(seeds);
       if (together) {
-        lines.push({ name: `${group.short}, mean of ${together.seeds} seeds`, rank: 0, steps: together.steps, values: together.values, style, width: 3, band: together });
+        lines.push({ name: `${group.short}, interquartile mean of ${together.seeds} seeds`, rank: 0, steps: together.steps, values: together.values, style, width: 3, band: together });
       }
     }
     return lines;

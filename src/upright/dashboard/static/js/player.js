@@ -276,7 +276,7 @@ export class Player {
       ctx.fillRect(label + k * step, a * lane + 2, Math.max(0.8, step - (step > 4 ? 1 : 0)), lane - 4);
     });
     ctx.fillStyle = colour("text");
-    ctx.fillRect(label + this.#at * step - 0.5, 0, Math.max(2, step > 6 ? 2 : 1.5), rows * lane);
+    ctx.fillRect(label + (this.#at + 0.5) * step - 1, 0, Math.max(2, step > 6 ? 2 : 1.5), rows * lane);
     this.roll.setAttribute("aria-label", `Step ${this.#at + 1}: ${actions[chosen[this.#at]]}`);
   }
 }

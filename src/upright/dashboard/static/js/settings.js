@@ -42,7 +42,7 @@ function tableOf(title, names, columns) {
   return element("div", { class: "card scroll" }, element("table", {},
     element("caption", { class: "hidden" }, title),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title),
-      columns.map((each) => element("th", { scope: "col" }, each.name, element("span", { class: "quiet small" }, ` seeds ${each.seeds.sort((a, b) => a - b).join(", ")}`))))),
+      columns.map((each) => element("th", { scope: "col" }, each.name, element("span", { class: "quiet small" }, ` ${each.seeds.length > 1 ? "seeds" : "seed"} ${each.seeds.sort((a, b) => a - b).join(", ")}`))))),
     element("tbody", {}, names.map((name) => element("tr", {}, element("th", { scope: "row" }, name),
       columns.map((each) => element("td", { class: "value" }, shown(each.settings[name]))))))));
 }

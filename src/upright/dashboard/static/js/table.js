@@ -56,7 +56,7 @@ export function showTable(view, context) {
   let sortedBy = "modified", descending = true;
   const chosen = new Set(context.runs);
   const shown = new Map();
-  const text = element("input", { type: "search", placeholder: "Filter: name, environment, state", "aria-label": "Filter runs", oninput: () => fill() });
+  const text = element("input", { type: "search", placeholder: "Filter by words", "aria-label": "Filter runs", oninput: () => fill() });
   const state = element("select", { "aria-label": "State", onchange: () => fill() },
     element("option", { value: "" }, "every state"), Object.keys(STATES).map((each) => element("option", { value: each }, each)));
   const summary = element("span", { class: "note", role: "status" });
