@@ -117,8 +117,40 @@ def go(page: Page, view: str) -> None:
     page.get_by_role("navigation", name="Views").get_by_role("link", name=view, exact=True).click()
 
 
-def fits(page: Page) -> bool:
+def is_whole(page: Page) -> bool:
+    """Nothing is wider than the page, and whatever the keyboard reaches tells its name to who cannot see it."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    reached = [
+        each
+        for each in nodes
+        if not each["ignored"] and each["role"]["value"] not in ("RootWebArea", "main", "MenuListPopup")
+        and any(about["name"] == "focusable" for about in each.get("properties", []))
+    ]  # fmt: skip
+    assert len(reached) > 8
+    assert [each for each in reached if not each.get("name", {}).get("value", "").strip()] == []
     return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+FOCUSED = """() => {
+    const element = document.activeElement, box = element.getBoundingClientRect();
+    return {
+        name: element.getAttribute("aria-label") ?? element.labels?.[0]?.textContent ?? element.textContent,
+        isSeen: box.width > 5 && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+        isMarked: getComputedStyle(element).outlineStyle !== "none",
+    };
+}"""
+
+
+def tab_to(page: Page, name: str, key: str = "Tab") -> None:
+    """Press Tab until what is so named has the focus; on the way, all that has it is on the screen and marked."""
+    for _ in range(80):
+        page.keyboard.press(key)
+        focused = page.evaluate(FOCUSED)
+        assert focused["isSeen"] and focused["isMarked"], focused
+        if focused["name"].strip().startswith(name):
+            return
+    raise AssertionError(f"Tab does not reach {name}")
 
 
 def test_every_view_is_clicked_through(page, root) -> None:
@@ -127,7 +159,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     assert "token" not in page.url
     assert page.evaluate("document.cookie") == ""
     picture(page, "runs")
-    assert fits(page)
+    assert is_whole(page)
     page.get_by_label("Filter runs").fill("c51")
     expect(rows).to_have_count(1)
     page.get_by_label("Filter runs").fill("")
@@ -173,13 +205,13 @@ def test_every_view_is_clicked_through(page, root) -> None:
     expect(page.get_by_role("heading", name="train/grad_norm")).to_be_visible()
     expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
     picture(page, "charts")
-    assert fits(page)
+    assert is_whole(page)
 
     page.get_by_role("link", name="What differs").click()
     expect(page.get_by_role("columnheader", name="settings differ")).to_be_visible()
     expect(page.get_by_role("row", name="loss.kind")).to_contain_text("categorical")
     picture(page, "settings")
-    assert fits(page)
+    assert is_whole(page)
 
     go(page, "Agent")
     page.get_by_label("Run").select_option(label="CartPole-v1/c51 · seed 0")
@@ -198,7 +230,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     expect(page.locator(".transport .note")).to_have_text(f"step {steps} of {steps}")
     assert page.locator(".picture canvas").evaluate("canvas => canvas.width") == 600
     picture(page, "agent")
-    assert fits(page)
+    assert is_whole(page)
 
     go(page, "Episodes")
     page.get_by_label("Run").select_option(label="CartPole-v1/default · seed 0")
@@ -209,11 +241,82 @@ def test_every_view_is_clicked_through(page, root) -> None:
     expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
     expect(page.locator(".facts")).to_be_visible(timeout=90_000)
     picture(page, "episodes")
-    assert fits(page)
+    assert is_whole(page)
 
     theme = page.locator("html").get_attribute("class")
     page.locator("#theme").click()
     assert page.locator("html").get_attribute("class") != theme
+
+
+@pytest.mark.parametrize("page", ["phone", "dark"], indirect=True)
+def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
+    expect(page.locator("table.runs tbody tr")).to_have_count(4)
+    press = page.keyboard.press
+    tab_to(page, "Filter runs")
+    page.keyboard.type("CartPole")
+    tab_to(page, "Run")
+    press("Enter")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Run ↑")
+    for seed in (0, 1):
+        tab_to(page, f"Choose CartPole-v1/default · seed {seed}")
+        press("Space")
+        expect(page.get_by_text(f"{seed + 1} chosen")).to_be_visible()
+    tab_to(page, "Compare curves")
+    press("Enter")
+    expect(page.get_by_role("heading", name="CartPole-v1/default", level=1)).to_be_visible()
+    expect(page.get_by_role("group", name="Return. default, interquartile mean of 2 seeds")).to_be_visible()
+    tab_to(page, "Skip to the content", "Shift+Tab")
+    press("Enter")
+    tab_to(page, "Smoothing")
+    press("End")
+    expect(page.locator("output")).to_have_text("0.98")
+    tab_to(page, "log axis of Return")
+    press("Space")
+    expect(page.get_by_role("button", name="log axis of Return")).to_have_attribute("aria-pressed", "true")
+    tab_to(page, "Return.")
+    press("End")
+    expect(page.locator(".tip").first).to_contain_text("step 1,500")
+    press("+")
+    expect(page.get_by_role("button", name="Reset zoom").first).to_be_visible()
+    press("Escape")
+    expect(page.get_by_role("button", name="Reset zoom").first).to_be_hidden()
+    tab_to(page, "Values as a table")
+    press("Enter")
+    expect(page.get_by_role("region", name="Return, as a table")).to_be_visible()
+
+    tab_to(page, "Agent", "Shift+Tab")
+    press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page.get_by_label("Moment").locator("option")).to_have_count(4)
+    tab_to(page, "Moment")
+    press("Home")
+    tab_to(page, "▶ Play an episode")
+    press("Enter")
+    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    tab_to(page, "Step of the episode")
+    press("End")
+    last = int(page.get_by_label("Step of the episode").get_attribute("max")) + 1
+    expect(page.locator(".transport .note")).to_have_text(f"step {last} of {last}")
+    tab_to(page, "Q-values over the episode")
+    press("Home")
+    press("Enter")
+    expect(page.locator(".transport .note")).to_have_text(f"step 1 of {last}")
+
+    tab_to(page, "Episodes", "Shift+Tab")
+    press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    tab_to(page, "Return of each episode")
+    press("ArrowRight")
+    press("Enter")
+    expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
+    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+
+    tab_to(page, "Settings", "Shift+Tab")
+    press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    tab_to(page, page.locator("summary").inner_text())
+    press("Enter")
+    expect(page.get_by_role("row", name="batch_size")).to_be_hidden()
 
 
 @pytest.mark.parametrize("page", ["light"], indirect=True)

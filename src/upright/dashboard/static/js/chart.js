@@ -2,7 +2,7 @@
 // steps of its own.
 
 import uPlot from "/uplot/uPlot.esm.js";
-import { announce, drawn, element } from "./element.js";
+import { announce, drawn, element, scrolling } from "./element.js";
 import { count, number, short } from "./format.js";
 import { nearest } from "./statistics.js";
 import { colour, onTheme } from "./theme.js";
@@ -42,7 +42,7 @@ export class Chart {
     }, this.tip);
     this.note = element("p", { class: "note" });
     this.logButton = element("button", {
-      type: "button", "aria-pressed": "false", title: "Logarithmic axis", onclick: () => this.#toggleLog(),
+      type: "button", "aria-pressed": "false", "aria-label": `log axis of ${options.title}`, title: "Logarithmic axis", onclick: () => this.#toggleLog(),
     }, "log");
     this.resetButton = element("button", { type: "button", hidden: true, onclick: () => options.onZoom?.(null) }, "Reset zoom");
     this.table = element("details", { class: "small" }, element("summary", {}, "Values as a table"));
@@ -327,7 +327,7 @@ export class Chart {
     if (!this.table.open) return;
     const told = this.#lines.filter((line) => line.told !== false).slice(0, 24), [[low, high]] = this.#extent();
     const steps = Array.from({ length: 11 }, (_, k) => low + ((high - low) * k) / 10);
-    this.table.append(element("div", { class: "scroll" }, element("table", {},
+    this.table.append(scrolling(`${this.options.title}, as a table`, element("table", {},
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "step"), told.map((line) => element("th", { scope: "col", class: "number" }, line.name)))),
       element("tbody", {}, steps.map((step) => element("tr", {}, element("th", { scope: "row" }, count(step)),
         told.map((line) => element("td", { class: "number" }, number(line.values[nearest(line.steps, step)])))))))));

@@ -24,6 +24,11 @@ function setAttributes(made, attributes) {
   }
 }
 
+/** A table that scrolls sideways, with the keyboard too. */
+export function scrolling(label, table, kind = "") {
+  return element("div", { class: `scroll ${kind}`, role: "region", "aria-label": label, tabindex: 0 }, table);
+}
+
 /** Say something to whoever listens to the page instead of looking at it. */
 export function announce(text) {
   document.getElementById("said").textContent = text;

@@ -67,6 +67,7 @@ async function start() {
     return;
   }
   document.getElementById("folder").textContent = store.about.folder ?? "";
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); view.focus(); }); // its address would be another view
   addEventListener("hashchange", () => { show(); view.focus({ preventScroll: true }); scrollTo(0, 0); });
   store.start();
   show();

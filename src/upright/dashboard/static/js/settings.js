@@ -1,6 +1,6 @@
 // Settings: what differs between the chosen runs, first.
 
-import { element } from "./element.js";
+import { element, scrolling } from "./element.js";
 import { store, ask } from "./store.js";
 
 export function showSettings(view, context) {
@@ -39,12 +39,12 @@ export function showSettings(view, context) {
 }
 
 function tableOf(title, names, columns) {
-  return element("div", { class: "card scroll" }, element("table", {},
+  return scrolling(title, element("table", {},
     element("caption", { class: "hidden" }, title),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title),
       columns.map((each) => element("th", { scope: "col" }, each.name, element("span", { class: "quiet small" }, ` ${each.seeds.length > 1 ? "seeds" : "seed"} ${each.seeds.sort((a, b) => a - b).join(", ")}`))))),
     element("tbody", {}, names.map((name) => element("tr", {}, element("th", { scope: "row" }, name),
-      columns.map((each) => element("td", { class: "value" }, shown(each.settings[name]))))))));
+      columns.map((each) => element("td", { class: "value" }, shown(each.settings[name]))))))), "card");
 }
 
 /** A JSON value as a person writes it. */
