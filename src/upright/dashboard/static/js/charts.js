@@ -208,6 +208,7 @@ function groupsOf(ids) {
     if (!found.has(row.experiment)) found.set(row.experiment, { experiment: row.experiment, name: row.configuration, environment: row.environment, ids: [] });
     found.get(row.experiment).ids.push(id);
   }
+  for (const group of found.values()) group.ids.sort((a, b) => store.rows.get(a).seed - store.rows.get(b).seed);
   // By name, so that an experiment keeps its colour however it was chosen.
   const groups = [...found.values()].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })), shared = new Set(groups.map((group) => group.name.split("/").slice(0, -1).join("/"))).size === 1;
   return groups.map((group, k) => ({ ...group, short: shared ? group.name.split("/").at(-1) : group.name, style: styleOf(k) }));

@@ -43,7 +43,7 @@ function tableOf(title, names, columns) {
     element("caption", { class: "hidden" }, title),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title),
       columns.map((each) => element("th", { scope: "col" }, each.name, element("span", { class: "quiet small" }, ` ${each.seeds.length > 1 ? "seeds" : "seed"} ${each.seeds.sort((a, b) => a - b).join(", ")}`))))),
-    element("tbody", {}, names.map((name) => element("tr", {}, element("th", { scope: "row" }, name),
+    element("tbody", {}, names.map((name) => element("tr", {}, element("th", { scope: "row" }, name.split(".").map((part, k) => (k ? [".", element("wbr"), part] : part))),
       columns.map((each) => element("td", { class: "value" }, shown(each.settings[name]))))))), "card");
 }
 
