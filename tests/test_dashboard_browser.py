@@ -35,6 +35,8 @@ SMALL = {
     "max_episode_steps": 100,
 }
 
+expect.set_options(timeout=60_000)  # on a machine that has much else to do
+
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
     pytest.mark.xdist_group("browser"),
@@ -93,7 +95,7 @@ def page(request, chromium, link):
     """A page that fails its test for an error, a refused resource, or a request that leaves the machine."""
     size = {"width": 375, "height": 812} if request.param == "phone" else {"width": 1360, "height": 900}
     context = chromium.new_context(viewport=size, color_scheme="dark" if request.param == "dark" else "light")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     problems: list[str] = []
     own = link.split("/?")[0]
