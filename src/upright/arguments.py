@@ -53,6 +53,8 @@ class Train:
     """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
     tensorboard: bool = False
     """Also write event files for TensorBoard into the run folder."""
+    dashboard: bool = False
+    """Serve the dashboard beside the run, as long as it trains, and print its link."""
     quiet: bool = False
     """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
@@ -73,6 +75,8 @@ class Resume:
     """Import the modules that the run's files name for its environment and wrappers, and so run their code."""
     tensorboard: bool = False
     """Also write event files for TensorBoard into the run folder."""
+    dashboard: bool = False
+    """Serve the dashboard beside the run, as long as it trains, and print its link."""
     quiet: bool = False
     """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
@@ -145,6 +149,22 @@ class Record:
     """Environment to record, instead of the one that it was trained on."""
     trust: bool = False
     """Import the modules that the policy's file names for its environment and wrappers, and so run their code."""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Serve a local page on which runs are compared, agents watched, and training stopped; print its link."""
+
+    runs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")] = Path("runs")
+    """Folder below which runs are looked for."""
+    host: str = "127.0.0.1"
+    """Address to serve on; any that other machines can reach needs --allow-remote."""
+    port: int | None = None
+    """Port to serve on; default: 8765, or a free one where that is taken. [0, 65535]."""
+    allow_remote: bool = False
+    """Let other machines in, unencrypted: whoever has the link sees every run and can stop training."""
+    trust: bool = False
+    """Import the modules that the runs' files name for environments and wrappers, and so run their code."""
 
 
 def parse(command: str, form: type, words: list[str]) -> Any:

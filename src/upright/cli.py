@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch, record, plot.
+"""The `upright` command: envs, train, resume, evaluate, watch, record, plot, dashboard.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
+from upright.arguments import FINAL_EPISODES, Dashboard, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
 from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def resume(arguments: Resume) -> int:
 def _finish(arguments: Train | Resume, folder: Path, begin: Callable[[], Run], preset: str | None = None) -> int:
     """Train a run to its end, or to where it is stopped, and print what came of it; the exit status."""
     console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
+    with _printed(console, arguments.quiet) as say, _dashboard_beside(arguments, folder, console):
         result, stop = _train(arguments, folder, begin, preset, console, say)
     if arguments.json:
         print(json.dumps(result))
@@ -118,7 +119,7 @@ def _train(
                 if not run.interrupted:
                     run.checkpoint()
             run.save()
-        if not received:
+        if not received and not run.stopping:
             try:
                 with _signals(received):
                     evaluation = run.agent.evaluate(FINAL_EPISODES)
@@ -153,6 +154,19 @@ def _train(
         raise UprightError(f"{error} {kept}") from error
     finally:
         run.close()
+
+
+def _dashboard_beside(arguments: Train | Resume, folder: Path, console: Any) -> contextlib.AbstractContextManager[None]:
+    """The dashboard while the run trains, if it was asked for; its link is said even with --quiet."""
+    if not arguments.dashboard:
+        return contextlib.nullcontext()
+    from upright.dashboard import beside
+
+    beside.check_installed()
+    trust = isinstance(arguments, Resume) and arguments.trust  # a new run vouches for no other in its folder
+    return beside.dashboard(
+        folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)
+    )
 
 
 @contextlib.contextmanager
@@ -288,6 +302,28 @@ def record(arguments: Record) -> int:
     return 0
 
 
+def dashboard(arguments: Dashboard) -> int:
+    """Serve the dashboard until Ctrl-C."""
+    from upright.dashboard.beside import check_installed
+
+    check_installed()
+    from upright.dashboard.server import serve
+
+    root = arguments.runs
+    if root.name.startswith("seed-"):  # a run: its experiment is what can be compared
+        root = root.absolute().parent
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            root,
+            arguments.host,
+            arguments.port,
+            arguments.allow_remote,
+            arguments.trust,
+            functools.partial(print, flush=True),
+        )
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
@@ -296,6 +332,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "watch": (Watch, watch),
     "record": (Record, record),
     "plot": (Plot, plot),
+    "dashboard": (Dashboard, dashboard),
 }
 
 

@@ -9,6 +9,7 @@ runs/<env>/<experiment>/
     best/                 the same, of the best evaluation so far; with eval_freq
     result.json           the final evaluation
     lock                  held by the process that trains here
+    running.json          which process that is, for whoever looks on (see `upright.control`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from upright import storage
+from upright import control, storage
 from upright.agent import Agent, allowed_source, named_environment
 from upright.checked import check_counts
 from upright.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, Checkpoints
@@ -211,6 +212,7 @@ class Run:
             held.release()
             raise
         run._lock = held
+        control.announce(folder)
         return run
 
     def _take_up(self, folder: Path, found: Checkpoint) -> None:
@@ -420,7 +422,10 @@ class Run:
         if self.metrics is not None:
             self.metrics.close()
         if self._lock is not None:
+            if self.folder is not None:
+                control.withdraw(self.folder)
             self._lock.release()
+            self._lock = None  # closed again, it leaves the next process's marker alone
 
     def _claim(self, folder: Path) -> None:
         """Make the folder of a new run; refuse one that another run has, or an experiment with other settings."""
@@ -445,6 +450,7 @@ class Run:
         if is_taken(folder):  # since we looked
             raise refusal
         try:
+            control.announce(folder)  # before there is a file by which others find it
             self.metrics = JsonLines(folder / "metrics.jsonl")
             write_description(folder.parent, self.source, self.config)
             self._checkpoints = Checkpoints(folder, self.config.keep_checkpoints)

@@ -241,7 +241,7 @@ def refuse_link(path: Path) -> None:
 def lock(folder: Path) -> filelock.BaseFileLock:
     """Hold a folder for this process alone. The system lets go of it when the process ends, however it does."""
     path = folder / "lock"
-    held = filelock.FileLock(path)
+    held = filelock.FileLock(path, thread_local=False)  # whichever thread closes the run
     try:
         # Locking empties the file, which therefore must not be another's by a link.
         if os.path.lexists(path) and not is_own_file(path.lstat()):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from upright import control
 from upright.config import Config
 from upright.errors import EnvironmentFault, EpisodesLost
 from upright.metrics import Progress
@@ -75,6 +76,7 @@ def train(run: Run) -> Iterator[Progress]:
                     metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
                     run.keep_best(evaluation.mean)
                 progress = run.report(metrics)
+                control.answer(run)
             else:
                 progress = None
             if run.step >= config.total_timesteps or _crosses(config.checkpoint_every, before, run.step):
