@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 
 from upright import storage
+from upright.checked import is_number
 from upright.errors import RunError, SettingError
 from upright.metrics import WINDOW
 from upright.plot import pyplot
@@ -81,17 +81,10 @@ def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not all(map(_is_number, (line.get("step"), line.get(tag, 0)))):
+        if not isinstance(line, dict) or not all(map(is_number, (line.get("step"), line.get(tag, 0)))):
             raise RunError(f"{path} is damaged in line {number}, which is no record; remove that line.")
         if tag in line:
             yield line["step"], line[tag]
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
 
 
 def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:
@@ -149,7 +142,7 @@ def _threshold(experiment: Path, runs: Iterable[Path]) -> float | None:
             threshold = storage.read_json(run / "result.json").get("threshold")
         except RunError:
             continue
-        if _is_number(threshold):
+        if is_number(threshold):
             return float(threshold)
     import gymnasium
 
