@@ -100,11 +100,7 @@ def _experiment(arguments: Train, count: int) -> int:
         reasons = {str(event.task.seed): event.reason for event in failed}
         print(json.dumps({**summary, "failed": reasons, "experiment": str(folder)}))
     if failed:
-        numbers = ", ".join(str(event.task.seed) for event in failed)
-        print(
-            f"upright: {len(failed)} of {count} seeds failed ({numbers}); the same command tries again.",
-            file=sys.stderr,
-        )
+        print(f"upright: {len(failed)} of {count} seeds failed; the same command tries again.", file=sys.stderr)
     return 128 + stop if stop is not None else SEED_FAILED if failed else 0
 
 
