@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
-RESAMPLES = 10_000  # of a single number: the ends of an interval then change by a fiftieth of its width with the seed
+RESAMPLES = 10_000  # of a single number: another seed then moves the ends by a hundredth of the interval's width
 POINTWISE_RESAMPLES = 2_000  # of each point of a curve, as in Agarwal 2021, fig. 7
 
 Scores = ArrayLike | Sequence[ArrayLike]
