@@ -49,7 +49,7 @@ class Train:
     seed: int = 0
     """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
     seeds: int | None = None
-    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, inf)."""
+    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
     jobs: int | None = None
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     out: Path | None = None
@@ -71,7 +71,7 @@ class Sweep(Train):
     """
 
     seeds: int = 5
-    """Seeds of each point, --seed the first; called again, the sweep does what is missing. [1, inf)."""
+    """Seeds of each point, --seed the first; called again, the sweep does what is missing. [1, 10000]."""
     out: Path | None = None
     """Folder of the sweep, in which each point is an experiment; default: runs/<env>/<settings that are swept>."""
 

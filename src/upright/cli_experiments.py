@@ -20,6 +20,7 @@ from upright.seeds import Event, Failed, Finished, Task
 from upright.terminal import console_on, printed
 
 SEED_FAILED = 1
+MOST_SEEDS = 10_000
 
 
 class Outcome(NamedTuple):
@@ -75,8 +76,8 @@ def sweep(points: dict[str, Sweep]) -> int:
 def _tasks(arguments: Train, folder: Path) -> list[Task]:
     """The seeds of one experiment. What a run says as it is made, its seeds' processes will say."""
     count = arguments.seeds or 0
-    if count < 1:
-        raise SettingError(f"seeds is {count}, but it has to be 1 or more.")
+    if not 1 <= count <= MOST_SEEDS:
+        raise SettingError(f"seeds is {count}, but it has to lie in [1, {MOST_SEEDS}].")
     seeds = range(arguments.seed, arguments.seed + count)
     with printed(None, quiet=True):
         return plan(arguments.env, arguments.config, seeds, folder, arguments.preset, arguments.tensorboard)
