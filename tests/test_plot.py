@@ -20,7 +20,7 @@ from rich.console import Console
 import upright
 from upright import Config, Run, plot
 from upright.cli import main
-from upright.curves import Curve, draw, interquartile_mean, read_curve, read_experiments
+from upright.curves import Curve, aligned, draw, read_curve, read_experiments
 from upright.metrics import Episode, JsonLines, Progress
 from upright.plot import SHARE_OF_ALL, SHARE_OF_TIME, LivePlot, Window, live
 from upright.terminal import LEVELS, Terminal, sparkline
@@ -388,18 +388,16 @@ def test_the_default_is_evaluations_where_all_have_some_else_the_mean_of_100_epi
     assert made.axes[0].get_title() == "Env-v0"
 
 
-def test_the_interquartile_mean_goes_as_far_as_all_runs_have_come() -> None:
+def test_runs_are_aligned_as_far_as_all_have_come() -> None:
     long = Curve(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0]))
     short = Curve(np.array([5.0, 15.0]), np.array([1.0, 1.0]))
-    middle = interquartile_mean([long, short])
-    assert middle.steps.tolist() == [5, 10, 15] and middle.returns.tolist() == [3, 5.5, 8]
-    from scipy.stats import trim_mean
-
+    steps, table = aligned([long, short])
+    assert steps.tolist() == [5, 10, 15] and table.tolist() == [[5, 10, 15], [1, 1, 1]]
     values = np.random.default_rng(0).normal(size=(9, 3_000))
     curves = [Curve(np.arange(3_000.0), row) for row in values]
-    assert len(interquartile_mean(curves).steps) == 1_000
+    assert len(aligned(curves)[0]) == 1_000 and aligned(curves, 7)[1].shape == (9, 7)
     curves = [Curve(np.arange(900.0), row[:900]) for row in values]
-    np.testing.assert_allclose(interquartile_mean(curves).returns, trim_mean(values[:, :900], 0.25, axis=0))
+    np.testing.assert_array_equal(aligned(curves)[1], values[:, :900])
 
 
 def test_a_threshold_is_a_line_of_its_own(experiment) -> None:

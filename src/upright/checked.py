@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
 from upright.errors import SettingError
 
@@ -105,6 +106,14 @@ def _describe(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     return "a mapping with text keys" if origin is not None else f"{annotation.__name__}(…)"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether what a file holds is a finite number."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def check_counts(name: str, array: np.ndarray, shape: tuple[int, ...] = ()) -> None:

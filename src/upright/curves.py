@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 
 from upright import storage
+from upright.checked import is_number
 from upright.errors import RunError, SettingError
 from upright.metrics import WINDOW
 from upright.plot import pyplot
+from upright.statistics import interquartile_mean
 
 Returns = Literal["auto", "train", "eval"]
 
@@ -65,15 +66,22 @@ class Experiment:
 def read_curve(run: Path, returns: Literal["train", "eval"]) -> Curve:
     """The episodes' returns, or the evaluations' mean returns, in a run's metrics.jsonl, as far as it is written."""
     tag = "rollout/ep_rew" if returns == "train" else "eval/mean_reward"
-    table = np.array(list(_points(run / "metrics.jsonl", tag)), np.float64).reshape(-1, 2)
+    return curve_of([(record["step"], record[tag]) for record in read_records(run, (tag,)) if tag in record])
+
+
+def curve_of(points: Sequence[tuple[float, float]]) -> Curve:
+    """The curve through points of a step and a return each."""
+    table = np.array(points, np.float64).reshape(-1, 2)
     return Curve(table[:, 0], table[:, 1])
 
 
-def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
-    """The step and the value of each line with that tag.
+def read_records(run: Path, tags: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Of each line in a run's metrics.jsonl, its step and what it has of these tags: all of them finite numbers.
 
-    The last line may be in the midst of being written, or was when the process was killed.
+    The last line may be in the midst of being written, or was when the process was killed. Raises RunError for any
+    other that is no such record.
     """
+    path = run / "metrics.jsonl"
     content = storage.read(path)
     whole = content[: content.rfind(b"\n") + 1]
     for number, text in enumerate(whole.splitlines(), 1):
@@ -81,17 +89,10 @@ def _points(path: Path, tag: str) -> Iterator[tuple[float, float]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not all(map(_is_number, (line.get("step"), line.get(tag, 0)))):
+        record = {name: line[name] for name in ("step", *tags) if name in line} if isinstance(line, dict) else {}
+        if "step" not in record or not all(map(is_number, record.values())):
             raise RunError(f"{path} is damaged in line {number}, which is no record; remove that line.")
-        if tag in line:
-            yield line["step"], line[tag]
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
+        yield record
 
 
 def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:
@@ -117,7 +118,7 @@ def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Ex
             if not len(curve.steps):
                 what = "episode that has ended" if chosen == "train" else "evaluation (train it with --eval-freq)"
                 raise RunError(f"{group[name]} holds no {what}, so there is no curve to draw.")
-        experiments.append(Experiment(folder, _environment(folder), curves, _threshold(folder, group.values())))
+        experiments.append(Experiment(folder, environment_of(folder), curves, threshold_of(folder, group.values())))
     return experiments, chosen
 
 
@@ -133,8 +134,8 @@ def _runs(folder: Path) -> list[Path]:
     return runs
 
 
-def _environment(experiment: Path) -> str:
-    """The environment's name; the folder's above, where nothing tells one that can be printed."""
+def environment_of(experiment: Path) -> str:
+    """The name of an experiment's environment; the folder's above, where nothing tells one that can be printed."""
     try:
         name = str(storage.read_json(experiment / "config.json")["name"])
     except (RunError, KeyError):
@@ -142,35 +143,37 @@ def _environment(experiment: Path) -> str:
     return name if name.isprintable() and 0 < len(name) <= LONGEST_NAME else experiment.parent.name
 
 
-def _threshold(experiment: Path, runs: Iterable[Path]) -> float | None:
-    """What a result says, else Gymnasium's registry; nothing is imported for it."""
+def threshold_of(experiment: Path, runs: Iterable[Path]) -> float | None:
+    """The return at which the environment counts as solved: what a result says, else Gymnasium's registry.
+
+    Nothing is imported for it.
+    """
     for run in runs:
         try:
             threshold = storage.read_json(run / "result.json").get("threshold")
         except RunError:
             continue
-        if _is_number(threshold):
+        if is_number(threshold):
             return float(threshold)
     import gymnasium
 
-    spec = gymnasium.registry.get(_environment(experiment))
+    spec = gymnasium.registry.get(environment_of(experiment))
     return None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
 
 
-def interquartile_mean(curves: Sequence[Curve]) -> Curve:
-    """The mean of the middle half of the runs, at the steps that all of them have come to, lines between their points.
+def aligned(curves: Sequence[Curve], most: int = LARGEST_GRID) -> tuple[np.ndarray, np.ndarray]:
+    """The steps `[K]` that all of the runs have come to, `most` at most, and their returns there, `[runs, K]`.
 
-    Of n runs, the n // 4 lowest and as many of the highest are left out at each step.
+    Between a run's own points its return lies on the line through them.
     """
     first = max(curve.steps[0] for curve in curves)
     last = min(curve.steps[-1] for curve in curves)
     grid = np.unique(np.concatenate([curve.steps for curve in curves]))
     grid = grid[(grid >= first) & (grid <= last)]
-    if len(grid) > LARGEST_GRID:
-        grid = np.linspace(first, last, LARGEST_GRID)
-    table = np.sort([np.interp(grid, curve.steps, curve.returns) for curve in curves], axis=0)
-    quarter = len(curves) // 4
-    return Curve(grid, table[quarter : len(curves) - quarter].mean(axis=0))
+    if len(grid) > most:
+        grid = np.linspace(first, last, most)
+    table = np.array([np.interp(grid, curve.steps, curve.returns) for curve in curves])
+    return grid, table
 
 
 def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], smooth: int | None = None) -> Any:
@@ -200,9 +203,9 @@ def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], s
                 **(alone if count == 1 else {"linewidth": 0.7, "alpha": 0.45}),
             )  # fmt: skip
         if count > 1:
-            middle = interquartile_mean(list(curves.values()))
+            steps, table = aligned(list(curves.values()))
             axes.plot(
-                middle.steps, middle.returns, color=colour, linewidth=2.2, linestyle=style, gid=label,
+                steps, interquartile_mean(table, axis=0), color=colour, linewidth=2.2, linestyle=style, gid=label,
                 label=f"{label}, interquartile mean of {count} seeds",
             )  # fmt: skip
     for threshold in sorted({each.threshold for each in experiments if each.threshold is not None}):

@@ -17,7 +17,7 @@ class UprightError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(_one_line(str(message)))  # Gymnasium raises a worker's error again with that error as message
+        super().__init__(one_line(str(message)))  # Gymnasium raises a worker's error again with that error as message
 
 
 class SettingError(UprightError):
@@ -50,11 +50,16 @@ class RunError(UprightError):
     """A run folder or a saved policy that cannot be written or read."""
 
 
+class FolderInUse(RunError):
+    """Another process trains in this folder, and holds its lock."""
+
+
 class MissingExtra(UprightError):
     """An optional dependency is not installed; the message holds the `pip install` line."""
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text as one printable line that moves no cursor, without its middle where it is very long."""
     if len(text) > LONGEST_MESSAGE:
         text = f"{text[: LONGEST_MESSAGE // 2]} … {text[-LONGEST_MESSAGE // 2 :]}"
     if text.isprintable():

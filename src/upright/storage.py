@@ -22,7 +22,7 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
-from upright.errors import RunError
+from upright.errors import FolderInUse, RunError
 from upright.replay.ring import available_bytes
 
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
@@ -143,6 +143,14 @@ def read(path: Path, limit: int | None = None) -> bytes:
         return file.read(size)
 
 
+def read_from(path: Path, first: int) -> tuple[int, bytes]:
+    """What a file that grows holds from `first` on, or from 0 where it has become shorter than that; and which."""
+    with _opened(path) as (file, size):
+        first = first if first <= size else 0
+        file.seek(first)
+        return first, file.read()
+
+
 def size_and_digest(path: Path) -> tuple[int, str]:
     """Of a regular file, which is not kept in memory. Raises RunError as `read` does."""
     with _opened(path) as (file, size):
@@ -248,7 +256,7 @@ def lock(folder: Path) -> filelock.BaseFileLock:
             raise RunError(f"{path} is a link or no file; remove it.")
         held.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise RunError(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
+        raise FolderInUse(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder (--out).") from error
     return held

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from upright.errors import MissingExtra
 
@@ -19,6 +20,14 @@ def check_installed() -> None:
     """Raises MissingExtra where the dashboard's packages are not there."""
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         raise MissingExtra("The dashboard's packages are not installed: pip install 'upright[dashboard]'")
+
+
+def if_asked(asked: bool, folder: Path, trust: bool, console: Any) -> contextlib.AbstractContextManager[None]:
+    """The dashboard while a run trains, if it was asked for; its link is said even with --quiet."""
+    if not asked:
+        return contextlib.nullcontext()
+    check_installed()
+    return dashboard(folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
 
 
 @contextlib.contextmanager
