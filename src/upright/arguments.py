@@ -13,12 +13,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from upright.config import KINDS, Config, Munchausen
+from upright.config import FINAL_EPISODES, KINDS, Config, Munchausen
 from upright.errors import SettingError, did_you_mean
 from upright.foreign_names import FOREIGN_NAMES
 from upright.presets import PRESETS, preset
-
-FINAL_EPISODES = 100
 
 
 def _name(text: str, names: Iterable[str]) -> Any:

@@ -11,18 +11,16 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
-from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
+from upright.arguments import Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
+from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
-    from upright.evaluate import Evaluation
     from upright.metrics import Sink
     from upright.run import Run
 
@@ -98,61 +96,29 @@ def _train(
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
     from upright.metrics import TensorBoard
+    from upright.result import train_to_result
     from upright.terminal import Terminal
 
-    started = time.perf_counter()
+    began = time.perf_counter()
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
     run = begin()
-    first = run.step
     try:
-        learner, total = run.agent.learner, run.config.total_timesteps
+        learner, total, first = run.agent.learner, run.config.total_timesteps, run.step
         since = f" from step {first:,}" if first else ""
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name, run.agent.engine, first))
-        received: list[int] = []
-        evaluation = None
-        with _signals(received, run):
-            with contextlib.suppress(KeyboardInterrupt):  # the second: what the last checkpoint holds is safe
-                _loop(run, sinks)
-                if not run.interrupted:
-                    run.checkpoint()
-            run.save()
-        if not received:
-            try:
-                with _signals(received):
-                    evaluation = run.agent.evaluate(FINAL_EPISODES)
-            except KeyboardInterrupt:
-                received = received or [signal.SIGINT]
-        stop = received[0] if received else None
-        result = _result(run, preset, evaluation, time.perf_counter() - started)
-        run.save_result(result)
-        stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
-        if run.checkpointed is not None:
-            since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
-            stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
-        say(stopped if evaluation is None else f"Final policy: {evaluation}.")
-        say(f"Run: {folder}")
-        return result, stop
-    except Exception as error:
-        if run.step == 0:
-            run.discard()
-        if run.step == 0:
-            raise
-        if isinstance(error, Diverged):  # and what is saved stays, because it is from before
-            if run.checkpointed is None:
-                raise
-            raise UprightError(f"{error} The checkpoint of step {run.checkpointed:,} stays in {folder}.") from error
-        kept = f"What was learned in {run.step:,} steps is saved in {folder}."
-        try:
-            run.save()
-        except RunError as unsaved:
-            kept = f"The policy is not saved: {unsaved}"
-        if not isinstance(error, UprightError):
-            raise
-        raise UprightError(f"{error} {kept}") from error
-    finally:
-        run.close()
+    except BaseException:
+        run.discard()
+        raise
+    ended = train_to_result(run, began, preset, sinks)
+    stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
+    if run.checkpointed is not None:
+        since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
+        stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
+    say(stopped if ended.evaluation is None else f"Final policy: {ended.evaluation}.")
+    say(f"Run: {folder}")
+    return ended.result, ended.signal
 
 
 @contextlib.contextmanager
@@ -177,74 +143,16 @@ def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
         logger.propagate = propagate
 
 
-@contextlib.contextmanager
-def _signals(received: list[int], run: Run | None = None) -> Iterator[None]:
-    """Note SIGINT and SIGTERM. The first lets a run stop after its step; without one, and from the second on, they
-
-    raise KeyboardInterrupt with the number of the first.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        received.append(number)
-        if run is None or len(received) > 1:
-            raise KeyboardInterrupt(received[0])
-        run.stopping = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _loop(run: Run, sinks: list[Sink]) -> None:
-    """Run the loop to its end, or to where it is stopped."""
-    from upright.train import train
-
-    try:
-        for progress in train(run):
-            for sink in sinks:
-                sink.write(progress)
-    finally:
-        for sink in sinks:
-            sink.close()
-
-
-def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
-    return {
-        "env": run.name,
-        "preset": preset,
-        "seed": run.seed,
-        "engine": run.agent.learner.engine,
-        "steps": run.step,
-        "updates": run.updates,
-        "seconds": round(seconds, 3),
-        **_scores(evaluation),
-        "run": str(run.folder),
-    }
-
-
-def _scores(evaluation: Evaluation | None) -> dict[str, Any]:
-    """Null where there was no evaluation, or no threshold to solve."""
-    return {
-        "final_mean": evaluation and evaluation.mean,
-        "final_std": evaluation and evaluation.std,
-        "episodes": 0 if evaluation is None else len(evaluation.returns),
-        "threshold": evaluation and evaluation.threshold,
-        "solved": evaluation and evaluation.solved,
-    }
-
-
 def evaluate(arguments: Evaluate) -> int:
     """Evaluate a saved policy."""
     from upright.agent import load
+    from upright.result import scores
 
     agent = load(arguments.run, trust=arguments.trust)
     evaluation = agent.evaluate(arguments.episodes, arguments.seed, arguments.env)
     if arguments.json:
         env = arguments.env or agent.source
-        print(json.dumps({"env": env, "seed": arguments.seed, **_scores(evaluation), "run": str(arguments.run)}))
+        print(json.dumps({"env": env, "seed": arguments.seed, **scores(evaluation), "run": str(arguments.run)}))
     else:
         print(f"{evaluation}.")
     return 0

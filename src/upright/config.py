@@ -24,6 +24,8 @@ from upright.checked import Checked
 from upright.errors import SettingError
 from upright.foreign_names import unknown_setting
 
+FINAL_EPISODES = 100  # greedy episodes that judge a final policy
+
 
 @dataclass(frozen=True)
 class QLearning(Checked):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from upright.errors import RunError, SettingError
 from upright.sources import EnvironmentSource, describe, portable_name
 
 RUN_SCHEMA = 1
+UNBEGUN = ("metrics.jsonl", "checkpoints", "tensorboard")  # what a run writes before its first checkpoint
 
 
 def remove_run(folder: Path) -> None:
@@ -31,21 +34,44 @@ def seed_folder(experiment: Path, seed: int) -> Path:
 
 def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
     """A free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these very settings if there is one."""
-    name = re.sub(r"[^\w.-]+", "_", describe(source))
-    k = 1
-    while True:
-        experiment = root / name / (preset if k == 1 else f"{preset}-{k}")
-        folder = seed_folder(experiment, seed)
-        if not experiment.exists():
-            return folder
-        if is_same(experiment / "config.json", source, config) and not is_taken(folder):
-            return folder
-        k += 1
+    experiments = _experiments(root, source, config, preset)
+    return next(folder for folder in (seed_folder(each, seed) for each in experiments) if not is_taken(folder))
+
+
+def experiment_folder(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Path:
+    """The folder root/<env>/<preset>[-k] of the experiment with these very settings, or a free one."""
+    return next(_experiments(root, source, config, preset))
+
+
+def _experiments(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Iterator[Path]:
+    """The folders that hold an experiment with these very settings, or none."""
+    within = root / re.sub(r"[^\w.-]+", "_", describe(source))
+    for k in itertools.count(1):
+        folder = within / (preset if k == 1 else f"{preset}-{k}")
+        if not folder.exists() or is_same(folder / "config.json", source, config):
+            yield folder
 
 
 def is_taken(folder: Path) -> bool:
     """Whether there is anything but the lock of a process that came no further."""
     return folder.exists() and (not folder.is_dir() or any(path.name != "lock" for path in folder.iterdir()))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run there has come to a checkpoint, be it whole or not."""
+    return any((folder / "checkpoints").glob("*/manifest.json"))
+
+
+def clear_unbegun(folder: Path) -> None:
+    """Empty the folder of a run that was killed before its first checkpoint and policy, unless it is in use."""
+    held = storage.lock(folder)
+    try:
+        paths = [path for path in folder.iterdir() if path.name != "lock"]
+        if not has_checkpoint(folder) and all(path.name in UNBEGUN or path.name.startswith(".") for path in paths):
+            for path in paths:
+                storage.remove(path)
+    finally:
+        held.release()
 
 
 def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:

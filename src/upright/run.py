@@ -154,6 +154,7 @@ class Run:
         source: EnvironmentSource | None = None,
         network: Any = None,
         trust: bool = False,
+        config: Config | None = None,
     ) -> Run:
         """The run in a folder as its newest whole checkpoint has it: `train` goes on as if it had never stopped.
 
@@ -162,6 +163,8 @@ class Run:
         network: the module or factory again, if it was one of the user's own
         trust: import the modules that the files name for the environment and its wrappers, and so run their code; hand
         paths to them, and start as many environments as the files say
+        config: the settings that the run has to have, but for `total_timesteps`, to which it trains; what they name is
+        then named by the caller, and needs no trust
         Raises RunError when there is nothing whole to go on from, or another process trains there.
         """
         folder = Path(folder)
@@ -178,13 +181,17 @@ class Run:
         held = storage.lock(folder)
         try:
             found = Checkpoints(folder, 1).newest()
-            config, seed, named = _described(folder, found.about)
+            settings, seed, named = _described(folder, found.about)
+            if config is not None:
+                total_timesteps, trust = config.total_timesteps, True
             if total_timesteps is not None:
-                config = config.override(total_timesteps=total_timesteps)
-            where = allowed_source(source, named, config, trust)
-            if config.num_envs > MOST_ENVIRONMENTS and not trust:
+                settings = settings.override(total_timesteps=total_timesteps)
+            if config not in (None, settings):
+                raise RunError(f"The run in {folder} has other settings; choose another folder (--out).")
+            where = allowed_source(source, named, settings, trust)
+            if settings.num_envs > MOST_ENVIRONMENTS and not trust:
                 raise EnvironmentFault(
-                    f"The run in {folder} has {config.num_envs:,} environments; if you trust its files to start so "
+                    f"The run in {folder} has {settings.num_envs:,} environments; if you trust its files to start so "
                     "many, say so: --trust, or trust=True."
                 )
             if network is None and found.about.get("own_network"):
@@ -192,7 +199,7 @@ class Run:
             of_learner = "learner/online/"
             parameters = {k.removeprefix(of_learner): v for k, v in found.arrays.items() if k.startswith(of_learner)}
             try:
-                run = cls(where, config, seed, None, network, parameters)
+                run = cls(where, settings, seed, None, network, parameters)
             except ValueError as error:
                 raise RunError(f"The checkpoint in {folder} does not fit its run: {error}") from error
             try:

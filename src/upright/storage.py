@@ -143,6 +143,14 @@ def read(path: Path, limit: int | None = None) -> bytes:
         return file.read(size)
 
 
+def read_from(path: Path, first: int) -> tuple[int, bytes]:
+    """What a file that grows holds from `first` on, or from 0 where it has become shorter than that; and which."""
+    with _opened(path) as (file, size):
+        first = first if first <= size else 0
+        file.seek(first)
+        return first, file.read()
+
+
 def size_and_digest(path: Path) -> tuple[int, str]:
     """Of a regular file, which is not kept in memory. Raises RunError as `read` does."""
     with _opened(path) as (file, size):
