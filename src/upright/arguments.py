@@ -126,6 +126,18 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Put experiments side by side: final policies with intervals, probability of improvement, learning curves."""
+
+    experiments: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT...")]
+    """Folders of experiments, or folders that hold some; the first is what the others are compared with."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """A picture to write: curves, profiles and intervals; its suffix says as what: png, svg or pdf."""
+    json: bool = False
+    """Print the comparison as one JSON object on the last line of standard output, in place of the tables."""
+
+
+@dataclass(frozen=True)
 class Record:
     """Make a video of greedy episodes of a run, with the values of the actions beside them."""
 

@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch, record, plot.
+"""The `upright` command: envs, train, resume, evaluate, watch, record, plot, compare.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
+from upright.arguments import Compare, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
 from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -182,6 +182,33 @@ def plot(arguments: Plot) -> int:
     return 0
 
 
+def compare(arguments: Compare) -> int:
+    """Print experiments side by side, and draw them if a picture is asked for."""
+    from upright.compare import read_comparison
+    from upright.comparison_table import tables
+
+    if arguments.out is not None:
+        from upright.curves import check_picture
+
+        check_picture(arguments.out)
+    comparison = read_comparison(arguments.experiments)
+    about = comparison.to_dict()
+    if arguments.out is not None:
+        from upright.comparison_picture import draw
+        from upright.curves import save
+
+        save(draw(comparison), arguments.out)
+    if arguments.json:
+        print(json.dumps(about))
+        return 0
+    console = _console(sys.stdout)
+    for each in tables(about, console.width):
+        console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
+    if arguments.out is not None:
+        print(f"Picture: {arguments.out}")
+    return 0
+
+
 def record(arguments: Record) -> int:
     """Write episodes of a saved policy to a video."""
     from upright.agent import load
@@ -204,6 +231,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "watch": (Watch, watch),
     "record": (Record, record),
     "plot": (Plot, plot),
+    "compare": (Compare, compare),
 }
 
 

@@ -128,7 +128,9 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "confidence": CONFIDENCE,
     }
     for name, statistic in STATISTICS.items():
-        value = float(statistic(np.array(means), axis=-1)) if name != "interquartile_mean" else interquartile_mean(means)
+        value = (
+            float(statistic(np.array(means), axis=-1)) if name != "interquartile_mean" else interquartile_mean(means)
+        )
         summary[name] = {"value": value, "interval": list(bootstrap_interval(statistic, means))}
     thresholds = {result["threshold"] for result in results}
     if None not in thresholds and len(thresholds) == 1:
