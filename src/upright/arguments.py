@@ -35,7 +35,7 @@ class Envs:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one agent, evaluate its final policy greedily over 100 episodes, and keep both in a run folder."""
+    """Train an agent, or one a seed; evaluate final policies greedily over 100 episodes; keep all in run folders."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
@@ -47,6 +47,10 @@ class Train:
     """Munchausen's log-policy reward; its settings are --munchausen.…"""
     seed: int = 0
     """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
+    seeds: int | None = None
+    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, inf)."""
+    jobs: int | None = None
+    """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     out: Path | None = None
     """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
     tensorboard: bool = False

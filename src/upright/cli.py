@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ from upright.errors import SettingError, UprightError, did_you_mean
 if TYPE_CHECKING:
     from upright.metrics import Sink
     from upright.run import Run
+    from upright.seeds import Event, Failed, Task
 
+SEED_FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -54,7 +56,11 @@ def envs(arguments: Envs) -> int:
 
 
 def train(arguments: Train) -> int:
-    """Train one run and evaluate its final policy."""
+    """Train one run and evaluate its final policy, or those of several seeds."""
+    if arguments.seeds is not None:
+        return _experiment(arguments, arguments.seeds)
+    if arguments.jobs is not None:
+        raise SettingError("--jobs is for several seeds at once: give their number with --seeds.")
     from upright.folders import new_folder, seed_folder
     from upright.run import Run
 
@@ -64,6 +70,70 @@ def train(arguments: Train) -> int:
     else:
         folder = seed_folder(arguments.out, arguments.seed)
     return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
+
+
+def _experiment(arguments: Train, count: int) -> int:
+    """Train several seeds side by side, and print what their final policies come to."""
+    from upright.experiment import at_once, plan, summarise, train_tasks, write_summary
+    from upright.folders import experiment_folder
+    from upright.panel import table
+
+    if count < 1:
+        raise SettingError(f"seeds is {count}, but it has to be 1 or more.")
+    env, config, preset, first = arguments.env, arguments.config, arguments.preset, arguments.seed
+    folder = arguments.out or experiment_folder(Path("runs"), env, config, preset)
+    console = _console(sys.stderr if arguments.json else sys.stdout)
+    with _printed(console, arguments.quiet) as say:
+        tasks = plan(env, config, range(first, first + count), folder, preset, arguments.tensorboard)
+        together = at_once(tasks, arguments.jobs)
+        say(f"Training {env} for {config.total_timesteps:,} steps with {count:,} seeds, {together} at once.")
+        results, failed, stop = _follow(train_tasks(tasks, arguments.jobs), tasks, console, arguments.quiet)
+        summary = summarise(results) if results else {}
+        if summary:
+            write_summary(folder, summary)
+            if not arguments.quiet:
+                console.print(table(summary))
+        if stop is not None:
+            say(f"Stopped with {len(results)} of {count} seeds finished; the same command goes on with the others.")
+        say(f"Experiment: {folder}")
+    if arguments.json:
+        reasons = {str(event.task.seed): event.reason for event in failed}
+        print(json.dumps({**summary, "failed": reasons, "experiment": str(folder)}))
+    if failed:
+        print(f"upright: {len(failed)} of {count} seeds failed; the same command tries again.", file=sys.stderr)
+    return 128 + stop if stop is not None else SEED_FAILED if failed else 0
+
+
+def _follow(
+    events: Generator[Event], tasks: Sequence[Task], console: Any, quiet: bool
+) -> tuple[list[dict[str, Any]], list[Failed], int | None]:
+    """Show what happens to the seeds: the results, those that have none, and the signal that stopped them."""
+    from upright.panel import SeedsTerminal
+    from upright.result import signals
+    from upright.seeds import Failed, Finished
+
+    results: list[dict[str, Any]] = []
+    failed: list[Failed] = []
+    received: list[int] = []
+    shown = None if quiet else SeedsTerminal(console, tasks)
+    try:
+        with signals(received), contextlib.closing(events):
+            for event in events:
+                match event:
+                    case Finished(result=result):
+                        results.append(result)
+                    case Failed(task=task, reason=reason):
+                        failed.append(event)
+                        if shown is None:
+                            print(f"upright: {task.folder} failed: {reason}", file=sys.stderr)
+                if shown is not None:
+                    shown.take(event)
+    except KeyboardInterrupt:
+        return results, failed, received[0]
+    finally:
+        if shown is not None:
+            shown.close()
+    return results, failed, None
 
 
 def resume(arguments: Resume) -> int:

@@ -153,7 +153,7 @@ def _seed(run: Path, total: int) -> Seed:
     result = storage.read_json(path)
     if "final_mean" in result and result["final_mean"] is None:
         raise RunError(f"it was stopped before its end (upright resume {run})")
-    numbers = {name: result.get(name) for name in ("seed", "steps", "final_mean", "seconds")}
+    numbers: dict[str, Any] = {name: result.get(name) for name in ("seed", "steps", "final_mean", "seconds")}
     for name, number in numbers.items():
         if not is_number(number):
             raise RunError(f"{path} is damaged: it holds no number as {name}")

@@ -218,7 +218,7 @@ def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], s
     return figure
 
 
-def line_of(experiment: int) -> dict[str, str]:
+def line_of(experiment: int) -> dict[str, Any]:
     """The colour and the style of the line of the experiment with that number in a picture."""
     return {"color": COLOURS[experiment % len(COLOURS)], "linestyle": STYLES[experiment % len(STYLES)]}
 

@@ -4,14 +4,14 @@
         ...
     summary = summarise(folder, ...)
 
-What is finished is taken as it is, what was begun goes on from its checkpoint, so the same call resumes what is missing.
+What is finished is taken as it is, and what was begun goes on from its checkpoint: the same call does what is missing.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from upright import storage
 from upright.config import Config
 from upright.errors import RunError, SettingError
 from upright.evaluate import check_seed
-from upright.folders import is_same, seed_folder, write_description
+from upright.folders import describe_run, is_same, seed_folder, write_description
 from upright.pool import cores, train_in_processes
 from upright.run import Run
 from upright.seeds import Event, Finished, Task, finished
 from upright.sources import EnvironmentSource, describe, portable_name
-from upright.statistics import CONFIDENCE, bootstrap_interval, interquartile_mean, wilson_interval
+from upright.statistics import CONFIDENCE, Statistic, bootstrap_interval, interquartile_mean, wilson_interval
 
-STATISTICS = {
+STATISTICS: dict[str, Statistic] = {
     "interquartile_mean": interquartile_mean,
     "mean": np.mean,
     "median": np.median,
@@ -45,7 +45,7 @@ def experiment(
     jobs: int | None = None,
     preset: str | None = None,
     tensorboard: bool = False,
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Train these seeds side by side, and yield what happens: Reported, Warned, and a Finished or Failed for each.
 
     folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
@@ -54,8 +54,7 @@ def experiment(
     not started from a file that guards its own code with `if __name__ == "__main__"`, Python cannot start processes.
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
-    tasks = list(plan(env, config or Config(), seeds, Path(folder), preset, tensorboard))
-    yield from train_tasks(tasks, jobs)
+    return train_tasks(plan(env, config or Config(), seeds, Path(folder), preset, tensorboard), jobs)
 
 
 def plan(
@@ -65,7 +64,7 @@ def plan(
     folder: Path,
     preset: str | None = None,
     tensorboard: bool = False,
-) -> Iterator[Task]:
+) -> list[Task]:
     """A task for each seed of the experiment in this folder. Raises UprightError where they could not be trained."""
     name = portable_name(env)
     if name is None:
@@ -73,21 +72,20 @@ def plan(
             f"{describe(env)} cannot be made in another process: give a registered id, or a class of an importable "
             "module, by itself or as module:Class."
         )
-    if folder.exists() and not is_same(folder / "config.json", env, config) and any(folder.iterdir()):
+    if folder.exists() and not is_same(folder / "config.json", name, config) and any(folder.iterdir()):
         raise RunError(
             f"{folder} holds an experiment with another environment or other settings; choose another folder (--out)."
         )
-    seeds = list(seeds)
-    for seed in seeds:
+    for seed in (seeds := list(seeds)):
         check_seed(seed)
-    Run(env, config.override(num_envs=1, vectorization_mode="sync")).close()  # raises what every seed would raise
-    settings = json.loads(json.dumps(config.to_dict()))
-    for seed in seeds:
-        yield Task(name, settings, int(seed), str(seed_folder(folder, seed)), preset, tensorboard)
+    Run(name, config.override(num_envs=1, vectorization_mode="sync")).close()  # raises what every seed would raise
+    settings = describe_run(name, config)["config"]
+    return [Task(name, settings, int(seed), str(seed_folder(folder, seed)), preset, tensorboard) for seed in seeds]
 
 
-def train_tasks(tasks: Sequence[Task], jobs: int | None = None) -> Iterator[Event]:
+def train_tasks(tasks: Sequence[Task], jobs: int | None = None) -> Generator[Event]:
     """Train these tasks, of one experiment or of several, that `plan` gave; what is finished comes first."""
+    count = at_once(tasks, jobs)
     missing = []
     for task in tasks:
         result = finished(task)
@@ -97,7 +95,7 @@ def train_tasks(tasks: Sequence[Task], jobs: int | None = None) -> Iterator[Even
             yield Finished(task, result)
     for folder, task in {Path(task.folder).parent: task for task in missing}.items():
         write_description(folder, task.env, Config.from_dict(task.config))
-    yield from train_in_processes(missing, at_once(missing, jobs))
+    yield from train_in_processes(missing, count)
 
 
 def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:
@@ -128,9 +126,7 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "confidence": CONFIDENCE,
     }
     for name, statistic in STATISTICS.items():
-        value = (
-            float(statistic(np.array(means), axis=-1)) if name != "interquartile_mean" else interquartile_mean(means)
-        )
+        value = float(statistic(np.array(means), axis=-1))
         summary[name] = {"value": value, "interval": list(bootstrap_interval(statistic, means))}
     thresholds = {result["threshold"] for result in results}
     if None not in thresholds and len(thresholds) == 1:

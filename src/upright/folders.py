@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -24,7 +25,9 @@ def remove_run(folder: Path) -> None:
     """The folder of a run, and of its experiment if that holds no other run."""
     shutil.rmtree(folder)
     if {each.name for each in folder.parent.iterdir()} <= {"config.json"}:
-        shutil.rmtree(folder.parent)
+        (folder.parent / "config.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may begin its run there
+            folder.parent.rmdir()
 
 
 def seed_folder(experiment: Path, seed: int) -> Path:

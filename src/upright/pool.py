@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
@@ -23,7 +23,7 @@ from upright.sources import first_line, logger
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
 PATIENCE = 10.0  # seconds for a process to end when nothing is left for it to do
 # So that neither NumPy nor PyTorch starts threads in a process that has one core.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def cores() -> int:
@@ -31,7 +31,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def train_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
+def train_in_processes(tasks: Sequence[Task], jobs: int) -> Generator[Event]:
     """Train the tasks, `jobs` at once, and yield what happens; each comes to a Finished or a Failed.
 
     To close the generator, or to raise an exception in it, stops those that train, each with a checkpoint.

@@ -78,8 +78,8 @@ Event = Reported | Warned | Finished | Failed
 def train_seed(task: Task) -> dict[str, Any]:
     """Train a seed to its result, from its newest checkpoint if it has one; a result that is there is taken as it is.
 
-    SIGTERM or SIGINT stops it with a checkpoint, and leaves its result without a `final_mean`. Raises UprightError, also
-    where another process trains this seed.
+    SIGTERM or SIGINT stops it with a checkpoint, and its result then has no `final_mean`. Raises UprightError, among
+    others where another process trains this seed.
     """
     config = Config.from_dict(task.config)
     found = finished(task)
