@@ -2,7 +2,6 @@
 
     for event in experiment("CartPole-v1", seeds=range(20), folder="runs/CartPole-v1/mine"):
         ...
-    summary = summarise(folder, ...)
 
 What is finished is taken as it is, and what was begun goes on from its checkpoint: the same call does what is missing.
 """
@@ -50,8 +49,7 @@ def experiment(
 
     folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
     preset: where the settings started from, for the results
-    One seed's failure does not stop the others. Closing the generator stops them, each with a checkpoint. Where it is
-    not started from a file that guards its own code with `if __name__ == "__main__"`, Python cannot start processes.
+    One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
     return train_tasks(plan(env, config or Config(), seeds, Path(folder), preset, tensorboard), jobs)
