@@ -16,6 +16,7 @@ import tyro
 from upright.config import FINAL_EPISODES, KINDS, Config, Munchausen
 from upright.errors import SettingError, did_you_mean
 from upright.foreign_names import FOREIGN_NAMES
+from upright.grid import expand, point_name
 from upright.presets import PRESETS, preset
 
 
@@ -48,7 +49,7 @@ class Train:
     seed: int = 0
     """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
     seeds: int | None = None
-    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, inf)."""
+    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
     jobs: int | None = None
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     out: Path | None = None
@@ -59,6 +60,20 @@ class Train:
     """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
     """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
+
+
+@dataclass(frozen=True)
+class Sweep(Train):
+    """Train an experiment for each point of a grid: settings take several values, and all combine.
+
+    A list is one value: --net-arch 64,64 256. A switch takes true and false: --dueling true false. --env-kwargs and
+    --wrapper alone take their words together, as in `upright train`.
+    """
+
+    seeds: int = 5
+    """Seeds of each point, --seed the first; called again, the sweep does what is missing. [1, 10000]."""
+    out: Path | None = None
+    """Folder of the sweep, in which each point is an experiment; default: runs/<env>/<settings that are swept>."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +177,25 @@ class Record:
 
 
 def parse(command: str, form: type, words: list[str]) -> Any:
-    """The command's arguments as its dataclass. tyro's own words about a mistake become one sentence."""
-    default: Any = {} if form is not Train else {"default": _chosen(words)}
+    """The command's arguments as its dataclass; of a sweep, those of each of its points by the point's name."""
+    if form is not Sweep:
+        return _parse(command, form, words)
+    swept, grid = expand(words)
+    points: dict[str, Sweep] = {}
+    for each in grid:
+        point = _parse(command, form, each)
+        name = point_name(swept, point)
+        if name in points:
+            raise SettingError(f"The grid has {name} twice: give each value once.")
+        points[name] = point
+    if not swept:
+        raise SettingError("Nothing is swept: give a setting several values, as in --learning-rate 1e-3 2e-3.")
+    return points
+
+
+def _parse(command: str, form: type, words: list[str]) -> Any:
+    """Tyro's own words about a mistake become one sentence."""
+    default: Any = {"default": _chosen(form, words)} if issubclass(form, Train) else {}
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -185,10 +217,11 @@ def parse(command: str, form: type, words: list[str]) -> Any:
     return parsed
 
 
-def _chosen(words: list[str]) -> Any:
-    """Where `train`'s settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
+def _chosen(form: type[Train], words: list[str]) -> Any:
+    """Where the settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
     if any(word.partition("=")[0] == "--env" for word in words):
-        raise SettingError("The environment stands by itself, without --env: upright train CartPole-v1.")
+        command = form.__name__.lower()
+        raise SettingError(f"The environment stands by itself, without --env: upright {command} CartPole-v1.")
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--loss", "--replay"):
         peek.add_argument(name)
@@ -200,7 +233,7 @@ def _chosen(words: list[str]) -> Any:
     asked = {name: getattr(chosen, name) for name in ("loss", "replay", "munchausen")}
     config = preset(chosen.preset or "default")
     config = config.override(**{name: value for name, value in asked.items() if value is not None})
-    return Train(
+    return form(
         env=tyro.MISSING,
         config=config,
         preset=chosen.preset or "default",
@@ -272,10 +305,10 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
     known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
     if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
         return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
-    if form is Train:
+    if issubclass(form, Train):
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)
-        config = _chosen(words).config
+        config = _chosen(form, words).config
         homes: dict[str, dict[str, type]] = {**KINDS, "munchausen": {"": Munchausen}}
         for part, kinds in homes.items():
             value = getattr(config, part)

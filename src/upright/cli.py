@@ -1,31 +1,27 @@
-"""The `upright` command: envs, train, resume, evaluate, watch, record, plot, compare.
+"""The `upright` command: envs, train, sweep, resume, evaluate, watch, record, plot, compare.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import Compare, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
+from upright.arguments import Compare, Envs, Evaluate, Plot, Record, Resume, Sweep, Train, Watch, parse
 from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
     from upright.metrics import Sink
     from upright.run import Run
-    from upright.seeds import Event, Failed, Task
 
-SEED_FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -47,18 +43,22 @@ def envs(arguments: Envs) -> int:
     from rich import box
     from rich.table import Table
 
+    from upright.terminal import console_on
+
     table = Table("id", "observation", "action", "threshold", "verdict", box=box.SIMPLE_HEAD)
     for entry in entries:
         threshold = "" if entry.threshold is None else f"{entry.threshold:g}"
         table.add_row(entry.id, entry.observation, entry.action, threshold, entry.verdict)
-    _console(sys.stdout).print(table)
+    console_on(sys.stdout).print(table)
     return 0
 
 
 def train(arguments: Train) -> int:
     """Train one run and evaluate its final policy, or those of several seeds."""
     if arguments.seeds is not None:
-        return _experiment(arguments, arguments.seeds)
+        from upright.cli_experiments import experiment
+
+        return experiment(arguments)
     if arguments.jobs is not None:
         raise SettingError("--jobs is for several seeds at once: give their number with --seeds.")
     from upright.folders import new_folder, seed_folder
@@ -72,68 +72,11 @@ def train(arguments: Train) -> int:
     return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
 
 
-def _experiment(arguments: Train, count: int) -> int:
-    """Train several seeds side by side, and print what their final policies come to."""
-    from upright.experiment import at_once, plan, summarise, train_tasks, write_summary
-    from upright.folders import experiment_folder
-    from upright.panel import table
+def sweep(points: dict[str, Sweep]) -> int:
+    """Train an experiment for each point of a grid."""
+    from upright.cli_experiments import sweep
 
-    if count < 1:
-        raise SettingError(f"seeds is {count}, but it has to be 1 or more.")
-    env, config, preset, first = arguments.env, arguments.config, arguments.preset, arguments.seed
-    folder = arguments.out or experiment_folder(Path("runs"), env, config, preset)
-    console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
-        tasks = plan(env, config, range(first, first + count), folder, preset, arguments.tensorboard)
-        together = at_once(tasks, arguments.jobs)
-        say(f"Training {env} for {config.total_timesteps:,} steps with {count:,} seeds, {together} at once.")
-        results, failed, stop = _follow(train_tasks(tasks, arguments.jobs), tasks, console, arguments.quiet)
-        summary = summarise(results) if results else {}
-        if summary:
-            write_summary(folder, summary)
-            if not arguments.quiet:
-                console.print(table(summary))
-        if stop is not None:
-            say(f"Stopped with {len(results)} of {count} seeds finished; the same command goes on with the others.")
-        say(f"Experiment: {folder}")
-    if arguments.json:
-        reasons = {str(event.task.seed): event.reason for event in failed}
-        print(json.dumps({**summary, "failed": reasons, "experiment": str(folder)}))
-    if failed:
-        print(f"upright: {len(failed)} of {count} seeds failed; the same command tries again.", file=sys.stderr)
-    return 128 + stop if stop is not None else SEED_FAILED if failed else 0
-
-
-def _follow(
-    events: Generator[Event], tasks: Sequence[Task], console: Any, quiet: bool
-) -> tuple[list[dict[str, Any]], list[Failed], int | None]:
-    """Show what happens to the seeds: the results, those that have none, and the signal that stopped them."""
-    from upright.panel import SeedsTerminal
-    from upright.result import signals
-    from upright.seeds import Failed, Finished
-
-    results: list[dict[str, Any]] = []
-    failed: list[Failed] = []
-    received: list[int] = []
-    shown = None if quiet else SeedsTerminal(console, tasks)
-    try:
-        with signals(received), contextlib.closing(events):
-            for event in events:
-                match event:
-                    case Finished(result=result):
-                        results.append(result)
-                    case Failed(task=task, reason=reason):
-                        failed.append(event)
-                        if shown is None:
-                            print(f"upright: {task.folder} failed: {reason}", file=sys.stderr)
-                if shown is not None:
-                    shown.take(event)
-    except KeyboardInterrupt:
-        return results, failed, received[0]
-    finally:
-        if shown is not None:
-            shown.close()
-    return results, failed, None
+    return sweep(points)
 
 
 def resume(arguments: Resume) -> int:
@@ -148,8 +91,10 @@ def resume(arguments: Resume) -> int:
 
 def _finish(arguments: Train | Resume, folder: Path, begin: Callable[[], Run], preset: str | None = None) -> int:
     """Train a run to its end, or to where it is stopped, and print what came of it; the exit status."""
-    console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
+    from upright.terminal import console_on, printed
+
+    console = console_on(sys.stderr if arguments.json else sys.stdout)
+    with printed(console, arguments.quiet) as say:
         result, stop = _train(arguments, folder, begin, preset, console, say)
     if arguments.json:
         print(json.dumps(result))
@@ -189,28 +134,6 @@ def _train(
     say(stopped if ended.evaluation is None else f"Final policy: {ended.evaluation}.")
     say(f"Run: {folder}")
     return ended.result, ended.signal
-
-
-@contextlib.contextmanager
-def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Print what is logged meanwhile, and what is said through the function that this yields."""
-
-    def say(text: str) -> None:
-        if not quiet:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    logger, handler = logging.getLogger("upright"), logging.Handler()
-    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield say
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def evaluate(arguments: Evaluate) -> int:
@@ -256,6 +179,7 @@ def compare(arguments: Compare) -> int:
     """Print experiments side by side, and draw them if a picture is asked for."""
     from upright.compare import read_comparison
     from upright.comparison_table import tables
+    from upright.terminal import console_on
 
     if arguments.out is not None:
         from upright.curves import check_picture
@@ -271,7 +195,7 @@ def compare(arguments: Compare) -> int:
     if arguments.json:
         print(json.dumps(about))
         return 0
-    console = _console(sys.stdout)
+    console = console_on(sys.stdout)
     for each in tables(about, console.width):
         console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
     if arguments.out is not None:
@@ -296,6 +220,7 @@ def record(arguments: Record) -> int:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
+    "sweep": (Sweep, sweep),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
@@ -350,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _asks_for_a_module(arguments: Any) -> bool:
     """Whether the command line names a module for the environment or a wrapper, or trusts a file that may."""
+    if isinstance(arguments, dict):  # of a sweep's points
+        return any(map(_asks_for_a_module, arguments.values()))
     config = getattr(arguments, "config", None)
     names = (getattr(arguments, "env", None) or "", *(config.wrapper if config is not None else ()))
     return getattr(arguments, "trust", False) or any(":" in name for name in names)
@@ -367,13 +294,6 @@ def _overview() -> str:
             "  upright COMMAND --help lists a command's options, with their units and defaults.",
         ]
     )
-
-
-def _console(file: Any) -> Any:
-    from rich.console import Console
-
-    # What is piped into a file or another program is not cut to the width of a terminal.
-    return Console(file=file) if file.isatty() else Console(file=file, width=240)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,30 @@ def seed_folder(experiment: Path, seed: int) -> Path:
 
 def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
     """A free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these very settings if there is one."""
-    experiments = _experiments(root, source, config, preset)
+    experiments = _folders(root, source, preset, {"": config})
     return next(folder for folder in (seed_folder(each, seed) for each in experiments) if not is_taken(folder))
 
 
 def experiment_folder(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Path:
     """The folder root/<env>/<preset>[-k] of the experiment with these very settings, or a free one."""
-    return next(_experiments(root, source, config, preset))
+    return next(_folders(root, source, preset, {"": config}))
 
 
-def _experiments(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Iterator[Path]:
-    """The folders that hold an experiment with these very settings, or none."""
+def sweep_folder(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Path:
+    """The folder root/<env>/<name>[-k] of which each point holds the experiment with these very settings, or none."""
+    return next(_folders(root, source, name, configs))
+
+
+def _folders(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Iterator[Path]:
+    """The folders in which each of these is the experiment with these settings, or is not there."""
     within = root / re.sub(r"[^\w.-]+", "_", describe(source))
     for k in itertools.count(1):
-        folder = within / (preset if k == 1 else f"{preset}-{k}")
-        if not folder.exists() or is_same(folder / "config.json", source, config):
+        folder = within / (name if k == 1 else f"{name}-{k}")
+        others = (
+            (folder / each).exists() and not is_same(folder / each / "config.json", source, config)
+            for each, config in configs.items()
+        )
+        if not any(others):
             yield folder
 
 

@@ -162,3 +162,24 @@ def table(summary: Mapping[str, Any]) -> RenderableType:
     seconds = summary["seconds"]
     shown.add_row("seconds", f"{seconds['mean']:.1f} a seed, {seconds['total']:.1f} in all", "")
     return shown
+
+
+def sweep_table(points: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What each point of a sweep comes to, in the order in which they are given."""
+    from rich import box
+    from rich.table import Table
+
+    columns = ("point", "seeds", "interquartile mean", "95% interval", "worst", "solved", "seconds")
+    shown = Table(*columns, box=box.SIMPLE_HEAD)
+    for point in points:
+        low, high = point["interquartile_mean"]["interval"]
+        shown.add_row(
+            point["point"].replace(",", "  "),
+            f"{len(point['seeds']):,}",
+            f"{point['interquartile_mean']['value']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{point['worst']['value']:.2f}",
+            f"{point['solved']['seeds']:,}" if "solved" in point else "",
+            f"{point['seconds']['total']:.1f}",
+        )
+    return shown
