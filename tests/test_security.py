@@ -34,7 +34,7 @@ from safetensors.numpy import load, save
 import upright
 from environments import Masked
 from upright import presets, storage
-from upright.arguments import Evaluate, Resume, Train, Watch
+from upright.arguments import Evaluate, Resume, Sweep, Train, Watch
 from upright.cli import COMMANDS, main
 from upright.config import KINDS, Config
 from upright.errors import LONGEST_MESSAGE, RunError, SettingError, UprightError
@@ -1094,13 +1094,13 @@ JUNK = [
 
 def some_words(draw: random.Random) -> list[str]:
     command = draw.choice([*COMMANDS, "train", "train", "train", draw.choice(JUNK)])
-    names = [each.name for form in (Train, Resume, Evaluate, Watch, Config) for each in dataclasses.fields(form)]
+    names = [each.name for form in (Train, Sweep, Resume, Evaluate, Watch, Config) for each in dataclasses.fields(form)]
     for kinds in KINDS.values():
         names += [f"{part}.{each.name}" for part in KINDS for cls in kinds.values() for each in dataclasses.fields(cls)]
     names += ["munchausen.alpha", "no-munchausen", "no-noisy", "lr"]
     values = [*JUNK, *presets.PRESETS, *(name for kinds in KINDS.values() for name in kinds)]
     words = [command]
-    if command == "train" and draw.random() < 0.8:
+    if command in ("train", "sweep") and draw.random() < 0.8:
         words.append("CartPole-v1")
     for _ in range(draw.randrange(6)):
         if draw.random() < 0.8:
