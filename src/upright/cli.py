@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, sweep, resume, evaluate, watch, record, plot, compare.
+"""The `upright` command: envs, train, sweep, tune, resume, evaluate, watch, record, plot, compare.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import Compare, Envs, Evaluate, Plot, Record, Resume, Sweep, Train, Watch, parse
+from upright.arguments import Compare, Envs, Evaluate, Plot, Record, Resume, Sweep, Train, Tune, Watch, parse
 from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def train(arguments: Train) -> int:
 
     config = arguments.config
     if arguments.out is None:
-        folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
+        folder = new_folder(Path("runs"), arguments.env, config, arguments.name, arguments.seed)
     else:
         folder = seed_folder(arguments.out, arguments.seed)
     return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
@@ -77,6 +77,13 @@ def sweep(points: dict[str, Sweep]) -> int:
     from upright.cli_experiments import sweep
 
     return sweep(points)
+
+
+def tune(arguments: Tune) -> int:
+    """Search for settings."""
+    from upright.cli_tune import tune
+
+    return tune(arguments)
 
 
 def resume(arguments: Resume) -> int:
@@ -221,6 +228,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
     "sweep": (Sweep, sweep),
+    "tune": (Tune, tune),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),

@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 def experiment(arguments: Train) -> int:
     """Train several seeds side by side, and print what their final policies come to."""
-    folder = arguments.out or experiment_folder(Path("runs"), arguments.env, arguments.config, arguments.preset)
+    folder = arguments.out or experiment_folder(Path("runs"), arguments.env, arguments.config, arguments.name)
     console = console_on(sys.stderr if arguments.json else sys.stdout)
     tasks = _tasks(arguments, folder)
     with printed(console, arguments.quiet) as say:
