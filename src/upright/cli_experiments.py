@@ -75,12 +75,17 @@ def sweep(points: dict[str, Sweep]) -> int:
 
 def _tasks(arguments: Train, folder: Path) -> list[Task]:
     """The seeds of one experiment. What a run says as it is made, its seeds' processes will say."""
+    seeds = seeds_of(arguments)
+    with printed(None, quiet=True):
+        return plan(arguments.env, arguments.config, seeds, folder, arguments.preset, arguments.tensorboard)
+
+
+def seeds_of(arguments: Train) -> range:
+    """The seeds that the command line asks for."""
     count = arguments.seeds or 0
     if not 1 <= count <= MOST_SEEDS:
         raise SettingError(f"seeds is {count}, but it has to lie in [1, {MOST_SEEDS}].")
-    seeds = range(arguments.seed, arguments.seed + count)
-    with printed(None, quiet=True):
-        return plan(arguments.env, arguments.config, seeds, folder, arguments.preset, arguments.tensorboard)
+    return range(arguments.seed, arguments.seed + count)
 
 
 def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Any
 
 from upright import storage
 from upright.arguments import Tune
+from upright.cli_experiments import seeds_of
 from upright.errors import RunError, SettingError
 from upright.experiment import train_tasks
 from upright.folders import numbered_folders
@@ -88,9 +89,10 @@ def tune(arguments: Tune) -> int:
 
 
 def _study(arguments: Tune) -> Study:
-    for name in ("trials", "seeds"):
-        if getattr(arguments, name) < 1:
-            raise SettingError(f"{name} is {getattr(arguments, name)}, but it has to be 1 or more.")
+    for name, count in (("trials", arguments.trials), ("jobs", arguments.jobs)):
+        if count is not None and count < 1:
+            raise SettingError(f"{name} is {count}, but it has to be 1 or more.")
+    seeds = tuple(seeds_of(arguments))
     config = arguments.config
     if config.eval_freq == 0:
         config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
@@ -101,7 +103,6 @@ def _study(arguments: Tune) -> Study:
     space = narrowed(space, arguments.given, config)
     if not space:
         raise SettingError("There is nothing left to search: every setting of the space is given.")
-    seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     about = describe_study(arguments.env, config, space, seeds)
     folder = arguments.out or next(
         each

@@ -127,7 +127,7 @@ def _open(study: Study) -> optuna.Study:
     about = describe_study(study.env, study.config, study.space, study.seeds)
     if (study.folder / "study.json").exists() and not is_same_study(study.folder, about):
         raise RunError(f"{study.folder} holds another study; choose another folder (--out).")
-    plan(study.env, study.config, study.seeds, study.folder / "trial-0")  # raises what every trial would raise
+    plan(study.env, study.config, study.seeds, study.folder / "trial")  # raises what every trial would raise
     storage.make_folder(study.folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _alone(study.folder):
@@ -170,7 +170,11 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
                 n_startup_trials=RANDOM_TRIALS, multivariate=True, constant_liar=True, seed=int(seed[0])
             )
             trial = stored.ask()
-            trial.set_user_attr("folder", _name(trial))
+            if "folder" not in trial.user_attrs:
+                number = trial.number
+                while (study.folder / f"trial-{number}").exists():  # of a study.db that was lost
+                    number += 1
+                trial.set_user_attr("folder", f"trial-{number}")
             try:
                 config = draw(trial, study.space, study.config)
             except SettingError as error:
@@ -265,9 +269,10 @@ class _Interim:
 
     def add_all(self, task: Task) -> None:
         """Take all evaluations of a seed that is finished: of one that was so before, nothing is reported."""
-        curve = read_curve(Path(task.folder), "eval")
-        for step, value in zip(curve.steps, curve.returns, strict=True):
-            self.add(task, int(step), float(value))
+        with contextlib.suppress(RunError):  # they only prune
+            curve = read_curve(Path(task.folder), "eval")
+            for step, value in zip(curve.steps, curve.returns, strict=True):
+                self.add(task, int(step), float(value))
 
     def new(self) -> Iterator[tuple[int, float]]:
         """The interquartile mean over the seeds at each step that the last of them has come to."""
