@@ -217,7 +217,7 @@ def allowed_source(
         )
     if given is not None and not isinstance(given, str):
         return source  # the user's own code, which knows what it opens
-    paths = next(_paths(config.env_kwargs), None)
+    paths = next(paths_in(config.env_kwargs), None)
     if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
         what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
         raise EnvironmentFault(
@@ -227,7 +227,7 @@ def allowed_source(
     return source
 
 
-def _paths(value: Any) -> Iterator[str]:
+def paths_in(value: Any) -> Iterator[str]:
     """The texts in an environment's arguments that could lead it to a file of its own choice."""
     match value:
         case str():
@@ -235,10 +235,10 @@ def _paths(value: Any) -> Iterator[str]:
                 yield value
         case Mapping():
             for each in value.values():
-                yield from _paths(each)
+                yield from paths_in(each)
         case list() | tuple():
             for each in value:
-                yield from _paths(each)
+                yield from paths_in(each)
 
 
 def named_environment(value: Any) -> str | None:

@@ -42,6 +42,8 @@ class Train:
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: Annotated[str, _name("Where the settings start from", PRESETS)] = "default"
+    settings: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A JSON file of settings that take the place of the preset's: a study's best.json, or a config.json, or part."""
     loss: Annotated[str, _name("What the network represents, with its own --loss.…", KINDS["loss"])] = "q_learning"
     replay: Annotated[str, _name("How a batch is drawn, with its own --replay.…", KINDS["replay"])] = "uniform"
     munchausen: bool = True
@@ -65,6 +67,13 @@ class Train:
     json: bool = False
     """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
 
+    @property
+    def name(self) -> str:
+        """What the experiment is called after: the preset, or the file, or the folder of a config.json."""
+        if self.settings is None:
+            return self.preset
+        return self.settings.resolve().parent.name if self.settings.name == "config.json" else self.settings.stem
+
 
 @dataclass(frozen=True)
 class Sweep(Train):
@@ -78,6 +87,26 @@ class Sweep(Train):
     """Seeds of each point, --seed the first; called again, the sweep does what is missing. [1, 10000]."""
     out: Path | None = None
     """Folder of the sweep, in which each point is an experiment; default: runs/<env>/<settings that are swept>."""
+
+
+@dataclass(frozen=True)
+class Tune(Train):
+    """Search for settings with Optuna, and write the best as a file that `upright train ENV --config` takes.
+
+    A setting that is given here is no longer searched.
+    """
+
+    trials: int = 50
+    """Configurations to try, those of the same command before included. [1, inf)."""
+    seeds: int = 3
+    """Seeds that each of them is trained with, --seed the first. [1, 10000]."""
+    jobs: int | None = None
+    """Seeds trained at once, at most; default: all of a trial, since it can be pruned when all have come so far."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file with what to search in place of the table in the documentation."""
+    out: Path | None = None
+    """Folder of the study, in which each trial is an experiment; default: runs/<env>/tune."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +177,18 @@ class Plot:
     """Of the episodes while training, or of the evaluations; auto: the evaluations', where all runs have some."""
     smooth: int | None = None
     """Episodes, or evaluations, that each point is the mean of; default: 100 episodes, or 1 evaluation. [1, inf)."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put experiments side by side: final policies with intervals, probability of improvement, learning curves."""
+
+    experiments: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT...")]
+    """Folders of experiments, or folders that hold some; the first is what the others are compared with."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """A picture to write: curves, profiles and intervals; its suffix says as what: png, svg or pdf."""
+    json: bool = False
+    """Print the comparison as one JSON object on the last line of standard output, in place of the tables."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +274,7 @@ def _chosen(form: type[Train], words: list[str]) -> Any:
         command = form.__name__.lower()
         raise SettingError(f"The environment stands by itself, without --env: upright {command} CartPole-v1.")
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--loss", "--replay"):
+    for name in ("--preset", "--loss", "--replay", "--config"):
         peek.add_argument(name)
     peek.add_argument("--munchausen", action=argparse.BooleanOptionalAction)
     try:
@@ -242,8 +283,12 @@ def _chosen(form: type[Train], words: list[str]) -> Any:
         raise SettingError(f"{error}.") from error
     asked = {name: getattr(chosen, name) for name in ("loss", "replay", "munchausen")}
     config = preset(chosen.preset or "default")
+    if chosen.config is not None:
+        from upright.settings_file import read_settings
+
+        config = read_settings(Path(chosen.config), config, _given(words))
     config = config.override(**{name: value for name, value in asked.items() if value is not None})
-    return form(
+    start = form(
         env=tyro.MISSING,
         config=config,
         preset=chosen.preset or "default",
@@ -251,6 +296,13 @@ def _chosen(form: type[Train], words: list[str]) -> Any:
         replay=_kind_name("replay", config.replay),
         munchausen=config.munchausen is not None,
     )
+    return dataclasses.replace(start, given=_given(words)) if isinstance(start, Tune) else start
+
+
+def _given(words: list[str]) -> tuple[str, ...]:
+    """The settings that these words give, those of a loss as loss.double."""
+    options = [word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("--")]
+    return tuple(".".join(part.removeprefix("no_") for part in option.split(".")) for option in options)
 
 
 def _kind_name(setting: str, value: Any) -> str:
@@ -312,7 +364,7 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
     if not word.startswith("-"):
         return f"There is no place for {word!r}: put options first in the form --name value."
     name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
-    known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
+    known = [each.name for each in dataclasses.fields(form) if each.name not in ("settings", "given")]
     if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
         return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
     if issubclass(form, Train):

@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, sweep, resume, evaluate, watch, record, plot, dashboard.
+"""The `upright` command: envs, train, sweep, tune, resume, evaluate, watch, record, plot, compare, dashboard.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -17,7 +17,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import Dashboard, Envs, Evaluate, Plot, Record, Resume, Sweep, Train, Watch, parse
+from upright.arguments import (
+    Compare,
+    Dashboard,
+    Envs,
+    Evaluate,
+    Plot,
+    Record,
+    Resume,
+    Sweep,
+    Train,
+    Tune,
+    Watch,
+    parse,
+)
 from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +82,7 @@ def train(arguments: Train) -> int:
 
     config = arguments.config
     if arguments.out is None:
-        folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
+        folder = new_folder(Path("runs"), arguments.env, config, arguments.name, arguments.seed)
     else:
         folder = seed_folder(arguments.out, arguments.seed)
     return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
@@ -80,6 +93,13 @@ def sweep(points: dict[str, Sweep]) -> int:
     from upright.cli_experiments import sweep
 
     return sweep(points)
+
+
+def tune(arguments: Tune) -> int:
+    """Search for settings."""
+    from upright.cli_tune import tune
+
+    return tune(arguments)
 
 
 def resume(arguments: Resume) -> int:
@@ -180,6 +200,34 @@ def plot(arguments: Plot) -> int:
     return 0
 
 
+def compare(arguments: Compare) -> int:
+    """Print experiments side by side, and draw them if a picture is asked for."""
+    from upright.compare import read_comparison
+    from upright.comparison_table import tables
+    from upright.terminal import console_on
+
+    if arguments.out is not None:
+        from upright.curves import check_picture
+
+        check_picture(arguments.out)
+    comparison = read_comparison(arguments.experiments)
+    about = comparison.to_dict()
+    if arguments.out is not None:
+        from upright.comparison_picture import draw
+        from upright.curves import save
+
+        save(draw(comparison), arguments.out)
+    if arguments.json:
+        print(json.dumps(about))
+        return 0
+    console = console_on(sys.stdout)
+    for each in tables(about, console.width):
+        console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
+    if arguments.out is not None:
+        print(f"Picture: {arguments.out}")
+    return 0
+
+
 def record(arguments: Record) -> int:
     """Write episodes of a saved policy to a video."""
     from upright.agent import load
@@ -220,11 +268,13 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
     "sweep": (Sweep, sweep),
+    "tune": (Tune, tune),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
     "record": (Record, record),
     "plot": (Plot, plot),
+    "compare": (Compare, compare),
     "dashboard": (Dashboard, dashboard),
 }
 

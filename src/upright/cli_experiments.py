@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 def experiment(arguments: Train) -> int:
     """Train several seeds side by side, and print what their final policies come to."""
-    folder = arguments.out or experiment_folder(Path("runs"), arguments.env, arguments.config, arguments.preset)
+    folder = arguments.out or experiment_folder(Path("runs"), arguments.env, arguments.config, arguments.name)
     folder = folder.absolute() if arguments.cluster else folder
     console = console_on(sys.stderr if arguments.json else sys.stdout)
     tasks = _tasks(arguments, folder)
@@ -80,10 +80,7 @@ def sweep(points: dict[str, Sweep]) -> int:
 
 def _tasks(arguments: Train, folder: Path) -> list[Task]:
     """The seeds of one experiment. What a run says as it is made, its seeds' processes will say."""
-    count = arguments.seeds or 0
-    if not 1 <= count <= MOST_SEEDS:
-        raise SettingError(f"seeds is {count}, but it has to lie in [1, {MOST_SEEDS}].")
-    seeds = range(arguments.seed, arguments.seed + count)
+    seeds = seeds_of(arguments)
     with printed(None, quiet=True):
         return plan(
             arguments.env,
@@ -94,6 +91,14 @@ def _tasks(arguments: Train, folder: Path) -> list[Task]:
             arguments.tensorboard,
             elsewhere=arguments.cluster is not None,
         )
+
+
+def seeds_of(arguments: Train) -> range:
+    """The seeds that the command line asks for."""
+    count = arguments.seeds or 0
+    if not 1 <= count <= MOST_SEEDS:
+        raise SettingError(f"seeds is {count}, but it has to lie in [1, {MOST_SEEDS}].")
+    return range(arguments.seed, arguments.seed + count)
 
 
 def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Outcome:

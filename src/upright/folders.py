@@ -53,15 +53,19 @@ def sweep_folder(root: Path, source: EnvironmentSource, name: str, configs: Mapp
 
 def _folders(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Iterator[Path]:
     """The folders in which each of these is the experiment with these settings, or is not there."""
-    within = root / re.sub(r"[^\w.-]+", "_", describe(source))
-    for k in itertools.count(1):
-        folder = within / (name if k == 1 else f"{name}-{k}")
+    for folder in numbered_folders(root, source, name):
         others = (
             (folder / each).exists() and not is_same(folder / each / "config.json", source, config)
             for each, config in configs.items()
         )
         if not any(others):
             yield folder
+
+
+def numbered_folders(root: Path, source: EnvironmentSource, name: str) -> Iterator[Path]:
+    """root/<env>/<name>, root/<env>/<name>-2 and so on."""
+    within = root / re.sub(r"[^\w.-]+", "_", describe(source))
+    return (within / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
 
 
 def is_taken(folder: Path) -> bool:

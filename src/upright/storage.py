@@ -246,15 +246,18 @@ def refuse_link(path: Path) -> None:
         raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
 
 
-def lock(folder: Path) -> filelock.BaseFileLock:
-    """Hold a folder for this process alone. The system lets go of it when the process ends, however it does."""
+def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
+    """Hold a folder for this process alone. The system lets go of it when the process ends, however it does.
+
+    patience: seconds to wait for another process to let go of it
+    """
     path = folder / "lock"
     held = filelock.FileLock(path, thread_local=False)  # whichever thread closes the run
     try:
         # Locking empties the file, which therefore must not be another's by a link.
         if os.path.lexists(path) and not is_own_file(path.lstat()):
             raise RunError(f"{path} is a link or no file; remove it.")
-        held.acquire(timeout=0)
+        held.acquire(timeout=patience)
     except filelock.Timeout as error:
         raise FolderInUse(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
     except OSError as error:
