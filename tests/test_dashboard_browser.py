@@ -220,7 +220,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     expect(page.get_by_label("Moment").locator("option")).to_have_count(3)
     page.get_by_label("Moment").select_option(label="Checkpoint at step 1,000")
     page.get_by_role("button", name="Play an episode").click()
-    expect(page.get_by_role("heading", name="Distribution of the return")).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("heading", name="Distribution of the return")).to_be_visible(timeout=150_000)
     page.get_by_role("button", name="Pause").click() if page.get_by_role("button", name="Pause").count() else None
     scrubber = page.get_by_label("Step of the episode")
     scrubber.focus()
@@ -241,7 +241,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     box = page.locator(".u-over").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
     expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
     picture(page, "episodes")
     assert is_whole(page)
 
@@ -294,7 +294,7 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     press("Home")
     tab_to(page, "▶ Play an episode")
     press("Enter")
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
     tab_to(page, "Step of the episode")
     press("End")
     last = int(page.get_by_label("Step of the episode").get_attribute("max")) + 1
@@ -311,7 +311,7 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     press("ArrowRight")
     press("Enter")
     expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
 
     tab_to(page, "Settings", "Shift+Tab")
     press("Enter")
