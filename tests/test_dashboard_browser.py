@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upright import Config, Run
@@ -319,6 +320,33 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     tab_to(page, page.locator("summary").inner_text())
     press("Enter")
     expect(page.get_by_role("row", name="batch_size")).to_be_hidden()
+
+
+@pytest.mark.parametrize("page", ["light"], indirect=True)
+def test_what_seeds_have_in_common_is_computed_as_it_is_named(page) -> None:
+    random_ = np.random.default_rng(0)
+    for size in (1, 2, 3, 4, 5, 8, 11):
+        numbers = np.sort(random_.normal(size=size))
+        mean, quartiles = page.evaluate(
+            """async (numbers) => {
+                const { interquartileMean, quantile } = await import("/js/statistics.js");
+                return [interquartileMean(numbers), [0.25, 0.75].map((share) => quantile(numbers, share))];
+            }""",
+            numbers.tolist(),
+        )
+        # Each number four times over: then the middle half is a whole count of them.
+        assert mean == pytest.approx(np.repeat(numbers, 4)[size : 3 * size].mean())
+        assert quartiles == pytest.approx(np.quantile(numbers, [0.25, 0.75]))
+    smoothed, together = page.evaluate(
+        """async () => {
+            const { smoothed, summary } = await import("/js/statistics.js");
+            const line = (values) => ({ steps: [0, 1, 2], values });
+            return [smoothed([4, 0, 8], 0.5), summary([line([0, 1, 2]), line([2, 3, 4]), line([4, 5, 6])])];
+        }"""
+    )
+    assert smoothed == pytest.approx([4, 1 / 0.75 * (0.25 * 4), (0.125 * 4 + 0.5 * 8) / 0.875])
+    assert together["values"] == pytest.approx([2, 3, 4]) and together["seeds"] == 3
+    assert together["low"] == pytest.approx([1, 2, 3]) and together["high"] == pytest.approx([3, 4, 5])
 
 
 @pytest.mark.parametrize("page", ["light"], indirect=True)
