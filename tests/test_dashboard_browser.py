@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upright import Config, Run
@@ -220,7 +221,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     expect(page.get_by_label("Moment").locator("option")).to_have_count(3)
     page.get_by_label("Moment").select_option(label="Checkpoint at step 1,000")
     page.get_by_role("button", name="Play an episode").click()
-    expect(page.get_by_role("heading", name="Distribution of the return")).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("heading", name="Distribution of the return")).to_be_visible(timeout=150_000)
     page.get_by_role("button", name="Pause").click() if page.get_by_role("button", name="Pause").count() else None
     scrubber = page.get_by_label("Step of the episode")
     scrubber.focus()
@@ -241,7 +242,7 @@ def test_every_view_is_clicked_through(page, root) -> None:
     box = page.locator(".u-over").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
     expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
     picture(page, "episodes")
     assert is_whole(page)
 
@@ -294,7 +295,7 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     press("Home")
     tab_to(page, "▶ Play an episode")
     press("Enter")
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
     tab_to(page, "Step of the episode")
     press("End")
     last = int(page.get_by_label("Step of the episode").get_attribute("max")) + 1
@@ -311,7 +312,7 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     press("ArrowRight")
     press("Enter")
     expect(page.get_by_text("The nearest policy that is kept")).to_be_visible()
-    expect(page.locator(".facts")).to_be_visible(timeout=90_000)
+    expect(page.locator(".facts")).to_be_visible(timeout=150_000)
 
     tab_to(page, "Settings", "Shift+Tab")
     press("Enter")
@@ -319,6 +320,33 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     tab_to(page, page.locator("summary").inner_text())
     press("Enter")
     expect(page.get_by_role("row", name="batch_size")).to_be_hidden()
+
+
+@pytest.mark.parametrize("page", ["light"], indirect=True)
+def test_what_seeds_have_in_common_is_computed_as_it_is_named(page) -> None:
+    random_ = np.random.default_rng(0)
+    for size in (1, 2, 3, 4, 5, 8, 11):
+        numbers = np.sort(random_.normal(size=size))
+        mean, quartiles = page.evaluate(
+            """async (numbers) => {
+                const { interquartileMean, quantile } = await import("/js/statistics.js");
+                return [interquartileMean(numbers), [0.25, 0.75].map((share) => quantile(numbers, share))];
+            }""",
+            numbers.tolist(),
+        )
+        # Each number four times over: then the middle half is a whole count of them.
+        assert mean == pytest.approx(np.repeat(numbers, 4)[size : 3 * size].mean())
+        assert quartiles == pytest.approx(np.quantile(numbers, [0.25, 0.75]))
+    smoothed, together = page.evaluate(
+        """async () => {
+            const { smoothed, summary } = await import("/js/statistics.js");
+            const line = (values) => ({ steps: [0, 1, 2], values });
+            return [smoothed([4, 0, 8], 0.5), summary([line([0, 1, 2]), line([2, 3, 4]), line([4, 5, 6])])];
+        }"""
+    )
+    assert smoothed == pytest.approx([4, 1 / 0.75 * (0.25 * 4), (0.125 * 4 + 0.5 * 8) / 0.875])
+    assert together["values"] == pytest.approx([2, 3, 4]) and together["seeds"] == 3
+    assert together["low"] == pytest.approx([1, 2, 3]) and together["high"] == pytest.approx([3, 4, 5])
 
 
 @pytest.mark.parametrize("page", ["light"], indirect=True)

@@ -22,7 +22,7 @@ from upright.dashboard.playing import Wish
 from upright.dashboard.sampling import downsample, within
 from upright.errors import RunError
 
-PATIENCE = 0.5  # seconds for which a look at the files is good enough
+FRESH = 0.5  # seconds for which a look at the files is good enough
 READ_AT_ONCE = 12 * 2**20  # bytes of metrics that one question may have read in full; of more, a sample is shown first
 POINTS_AT_ONCE = 24_000  # of all series that one question is answered with
 MOST_NEWS = 2_000  # rows that are told of one run at once; of more, the page is to ask again
@@ -41,7 +41,7 @@ class Answers:
         self._untold: set[str] = set()
         self._to_load: OrderedDict[str, None] = OrderedDict()
 
-    def refresh(self, patience: float = PATIENCE) -> None:
+    def refresh(self, patience: float = FRESH) -> None:
         """Look at the files, unless that was done so recently."""
         with self._lock:
             if time.monotonic() - self._refreshed >= patience:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MOST_STEPS = 2_000  # of an episode that are shown
 MOST_BYTES = 192 * 2**20  # of its pictures
 WIDEST = 640  # pixels of a picture
-PATIENCE = 60.0  # seconds for the next sign of life of a worker
+PATIENCE = 120.0  # seconds for the next sign of life of a worker: importing PyTorch takes long on a busy machine
 STEPS_BETWEEN_SIGNS = 25
 BINS = 48  # of a return distribution's histogram
 

@@ -38,7 +38,7 @@ export function showAgent(view, context) {
 
   async function refresh() {
     try {
-      const found = await ask("/api/moments", { runs: undefined, run: id });
+      const found = await ask("/api/moments", { run: id });
       const now = JSON.stringify(found.moments);
       if (now !== known) {
         const chosen = moments.value;

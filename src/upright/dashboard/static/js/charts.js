@@ -59,7 +59,7 @@ export function showCharts(view, context) {
   view.append(
     element("div", { class: "head" }, element("h1", {}, titleOf(groups)), element("span", { class: "quiet" }, environmentsOf(groups)),
       element("div", { class: "grow" }), element("a", { class: "button", href: `#/settings?runs=${ids.join(",")}` }, "What differs")),
-    element("div", { class: "card below-head" }, legend),
+    element("div", { class: "card" }, legend),
     element("div", { class: "card bar below" }, element("label", { for: "smoothing" }, "Smoothing", smoothing, smoothingSaid), status,
       element("span", { class: "note" }, "Thin: each seed. Bold: interquartile mean, with the band between the quartiles. Drag over a chart to zoom all, double-click to reset.")),
     element("div", { class: "charts" }, charts.map(({ chart }) => chart.card)), more);

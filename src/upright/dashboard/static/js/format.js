@@ -27,14 +27,6 @@ function trimmed(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** Seconds as 1 h 20 min. */
-export function duration(seconds) {
-  if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
-}
-
 export const STATES = {
   running: ["●", "a process trains it now"],
   finished: ["✓", "it took all its steps"],
