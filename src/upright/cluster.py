@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from upright.sources import first_line, logger
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
 # node it gave up after 60, and NFS lets go of a lock after 90.
 PATIENCE = 300.0
+SECONDS_TO_ANSWER = 10.0
 
 
 def train_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Event]:
@@ -79,12 +81,14 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    if address != "auto":
+        _check_that_one_answers(address)
     heeds = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         if address != "auto":
-            raise RunError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
+            raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
         _start(ray)
     except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
@@ -94,6 +98,15 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_that_one_answers(address: str) -> None:
+    """Ray itself would try for 20 minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise RunError(f"No Ray cluster answers at {address} ({error}): give its host:port, or auto.") from error
 
 
 def _start(ray: Any) -> None:
