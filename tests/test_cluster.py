@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ from typing import Any
 import pytest
 
 from run_digest import LONG, TINY, checkpoints, children, digests, finish, is_alive, start, times, wait_for
+from upright import cluster as tasks_of_ray
 from upright.cluster import train_on_cluster
 from upright.errors import MissingExtra, RunError, SettingError
 from upright.experiment import experiment, plan
+from upright.mirror import Mirror
 from upright.run import Run
 from upright.seeds import Failed, Finished, Reported, outcome
 
@@ -112,6 +115,71 @@ def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_pa
         assert tried("a worker or node of a cluster killed: the seed comes to the same bits", good), event.task.seed
 
 
+def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) -> None:
+    """As the task of a worker that is killed, and of the one after it, each in a folder of its own."""
+    config = TINY.override(total_timesteps=600, checkpoint_every=150, eval_freq=0)
+    storage = (tmp_path / "storage").as_uri()
+    task = plan("CartPole-v1", config, [3], tmp_path / "env" / "together", elsewhere=True)[0]
+    there = tmp_path / "storage" / "env" / "together" / "seed-3"
+    worker = multiprocessing.get_context("spawn").Process(target=killed_after_two_checkpoints, args=(task, storage))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+    assert checkpoints(there) == [150, 300] and not (there / "result.json").exists()
+    message = tasks_of_ray._train(task, storage)
+    assert message["warnings"] == [] and message["finished"]["run"] == task.folder
+    mirror = Mirror(Path(task.folder), tasks_of_ray.url(storage, task))
+    mirror.pull()
+    assert json.loads((there / "result.json").read_text()) == message["finished"]
+    assert checkpoints(there) == [450, 600]  # what was pruned is gone there, too
+    assert files(there) == files(Path(task.folder))
+    assert opened(Path(task.folder)) == finish(Run("CartPole-v1", config, 3, tmp_path / "alone" / "seed-3"))
+    again = tasks_of_ray._train(task, storage)
+    assert again["finished"] == message["finished"]  # taken as it is
+
+
+def killed_after_two_checkpoints(task: Any, storage: str) -> None:
+    push = Mirror.push
+
+    def killing(mirror: Mirror) -> None:
+        push(mirror)
+        if len(checkpoints(mirror.folder)) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Mirror.push = killing
+    tasks_of_ray._train(task, storage)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_mirror_removes_nothing_that_another_put_there_and_never_leaves_its_folder(tmp_path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "b").mkdir(parents=True)
+    mirror = Mirror(here, there.as_uri())
+    mirror.pull()
+    assert files(here) == set()
+    for name in ("a", "lock", ".half", "b/c"):
+        (here / name).write_text(name)
+    mirror.push()
+    assert files(there) == {"a", "b/c"}
+    (there / "another's").write_text("d")
+    (here / "a").unlink()
+    (here / "b" / "c").write_text("longer")
+    mirror.push()
+    assert files(there) == {"b/c", "another's"} and (there / "b" / "c").read_text() == "longer"
+    other = Mirror(tmp_path / "other", there.as_uri())
+    other.pull("b/c")
+    other.pull("missing")
+    assert files(tmp_path / "other") == {"b/c"}
+    with pytest.raises(RunError, match="nosuch://x cannot be used as storage"):
+        Mirror(here, "nosuch://x")
+    mirror._there.find = lambda root: [f"{root}/../../outside"]
+    with pytest.raises(RunError, match="which is outside of it"):
+        mirror.pull()
+
+
 def test_a_cluster_of_this_machine_is_its_own_and_stops_with_checkpoints(tmp_path) -> None:
     words = ["train", "CartPole-v1", "--total-timesteps", "100000000", "--checkpoint-every", "300", "--net-arch", "8"]
     words += ["--seeds", "2", "--cluster", "auto", "--json", "--out", tmp_path / "e"]
@@ -172,6 +240,8 @@ def test_a_seed_is_waited_for_while_a_lost_process_holds_it(tmp_path) -> None:
 def test_what_is_missing_or_cannot_be_is_one_sentence(tmp_path, monkeypatch) -> None:
     with pytest.raises(SettingError, match="jobs is for the cores of this machine"):
         next(experiment("CartPole-v1", TINY, [0], folder=tmp_path / "e", cluster="auto", jobs=2))
+    with pytest.raises(SettingError, match="storage_url is where a cluster keeps its seeds"):
+        next(experiment("CartPole-v1", TINY, [0], folder=tmp_path / "e", storage_url="s3://bucket"))
     for address in ("127.0.0.1:1", "nowhere", "nowhere:port"):
         with pytest.raises(RunError, match=f"No Ray cluster answers at {address} .*: give its host:port, or auto."):
             next(experiment("CartPole-v1", TINY, [0], folder=tmp_path / "e", cluster=address))
