@@ -49,6 +49,8 @@ SMALL = {
     "checkpoint_every": 100,
 }
 
+QUICK = ["--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]  # little work, on the command line
+
 
 def trained(folder: Path, source="CartPole-v1", **settings) -> Run:
     run = Run(source, Config().override(**{**SMALL, **settings}), 0, folder)
@@ -296,13 +298,15 @@ def test_links_are_not_followed(tmp_path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 def test_reading_a_run_while_it_is_killed_never_fails(tmp_path) -> None:
-    words = "--total-timesteps 100000 --learning-starts 50 --batch-size 8 --net-arch 8 --log-interval 20 --checkpoint-every 300 --quiet --out runs/x"
+    words = "--total-timesteps 100000 --log-interval 20 --checkpoint-every 300 --quiet --out runs/x"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])}
     browser = Browser(tmp_path)
     folder = tmp_path / "runs" / "x" / "seed-0"
     try:
         for attempt in range(3 if IS_LONG else 1):
-            command = ["resume", str(folder), "--quiet"] if attempt else ["train", "CartPole-v1", *words.split()]
+            command = (
+                ["resume", str(folder), "--quiet"] if attempt else ["train", "CartPole-v1", *words.split(), *QUICK]
+            )
             process = subprocess.Popen([sys.executable, "-m", "upright.cli", *command], cwd=tmp_path, env=environment)
             until = time.monotonic() + 60
             seen = asked = 0
@@ -573,18 +577,7 @@ def test_training_that_was_stopped_from_the_dashboard_says_how_to_go_on(tmp_path
         answered(run)
 
     monkeypatch.setattr(control, "answer", stop)
-    words = [
-        "--total-timesteps",
-        "1000",
-        "--learning-starts",
-        "50",
-        "--batch-size",
-        "8",
-        "--net-arch",
-        "8",
-        "--log-interval",
-        "50",
-    ]
+    words = ["--total-timesteps", "1000", "--log-interval", "50", *QUICK]
     assert main(["train", "CartPole-v1", *words]) == 0
     assert "Stopped at step 100; go on with: upright resume runs/CartPole-v1/default/seed-0" in capsys.readouterr().out
     assert json.loads((tmp_path / "runs/CartPole-v1/default/seed-0/result.json").read_text())["final_mean"] is None
@@ -690,19 +683,7 @@ def test_a_checkpoints_policy_is_read_without_the_replay_memory(runs) -> None:
 def test_train_with_the_dashboard_prints_a_link_that_ends_with_the_run(tmp_path) -> None:
     import httpx
 
-    words = [
-        "--total-timesteps",
-        "4000000",
-        "--learning-starts",
-        "50",
-        "--batch-size",
-        "8",
-        "--net-arch",
-        "8",
-        "--log-interval",
-        "100",
-        "--dashboard",
-    ]
+    words = ["--total-timesteps", "4000000", "--log-interval", "100", *QUICK, "--dashboard"]
     process = subprocess.Popen(
         [sys.executable, "-m", "upright.cli", "train", "CartPole-v1", *words],
         cwd=tmp_path,
