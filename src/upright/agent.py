@@ -284,7 +284,7 @@ def load(
     parameters = _parameters(folder, description.get("parameters"))
     try:
         config = Config.from_file(description["config"])
-        observations = Observations(from_dict(description["observation_space"]))
+        observations = Observations(from_dict(description["observation_space"]), config.stretch_observations)
         actions = Actions(from_dict(description["action_space"]))
         source, own_network = named_environment(description["env"]), description["own_network"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:

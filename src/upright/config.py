@@ -145,7 +145,7 @@ Loss = QLearning | Categorical | Quantile | ImplicitQuantile
 Replay = Uniform | Prioritised
 
 # What runs and policies did that are older than these settings: their files name all the others.
-_FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None}
+_FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None, "stretch_observations": False}
 
 # The names by which the command line and JSON choose a value of these two settings.
 KINDS: dict[str, dict[str, type]] = {
@@ -173,6 +173,8 @@ class Config(Checked):
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
     """Bins for each dimension of a continuous action (Gymnasium's DiscretizeAction). [2, 4096]."""
+    stretch_observations: bool = True
+    """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps; none: the environment's own limit, or 1,000 if it has none. [1, inf)."""
     num_envs: int = 1
@@ -214,8 +216,8 @@ class Config(Checked):
     # The replay memory
     replay: Replay = Uniform()
     """How a batch is drawn."""
-    buffer_size: int = 10_000
-    """Transitions that the memory holds. [1, inf). Mnih 2015: 1,000,000."""
+    buffer_size: int | None = None
+    """Transitions that the memory holds; none: a quarter of total_timesteps, within 1,000 and 1,000,000. [1, inf)."""
     learning_starts: int = 1_000
     """Steps before the first update. [0, inf). Mnih 2015: 50,000."""
     batch_size: int = 64
@@ -254,7 +256,7 @@ class Config(Checked):
     # Exploration
     exploration_initial_eps: float = 1.0
     """Probability ε of a random action at the first step. [0, 1]. Mnih 2015: 1."""
-    exploration_final_eps: float = 0.05
+    exploration_final_eps: float = 0.01
     """Probability ε of a random action in the end. [0, 1]. Mnih 2015: 0.1."""
     exploration_fraction: float = 0.2
     """Share of total_timesteps over which ε falls linearly. [0, 1]. Mnih 2015: 0.02."""
@@ -331,11 +333,20 @@ class Config(Checked):
                 "max_grad_norm and max_grad_value both clip the gradient; set one of them to none "
                 "(--max-grad-norm None)."
             )
-        if self.batch_size > self.buffer_size:
+        if self.batch_size > self.capacity:
             raise SettingError(
-                f"batch_size ({self.batch_size:,}) is above buffer_size ({self.buffer_size:,}): "
+                f"batch_size ({self.batch_size:,}) is above buffer_size ({self.capacity:,}): "
                 "the memory could never fill a batch; lower one or raise the other."
             )
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that the memory holds: buffer_size, or what it is when it is none."""
+        return self.buffer_size or min(max(self.total_timesteps // 4, 1_000), 1_000_000)
+
+    def resolved(self) -> Self:
+        """With buffer_size as a number, so that the memory stays as it is when the run is extended."""
+        return dataclasses.replace(self, buffer_size=self.capacity)
 
     def override(self, **settings: Any) -> Self:
         """A copy with some settings changed; an unknown name is refused with the nearest known one.

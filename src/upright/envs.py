@@ -54,11 +54,17 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], name: str, run_seed: int, index: int, first_episode: int = 0
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        run_seed: int,
+        index: int,
+        first_episode: int = 0,
+        stretch: bool = False,
     ) -> None:
         super().__init__(env)
         self.name, self.run_seed, self.index = name, run_seed, index
-        self.observations = Observations(env.observation_space)
+        self.observations = Observations(env.observation_space, stretch)
         self.actions = Actions(env.action_space)
         self.observation_space = (
             spaces.Box(0, 255, self.observations.shape, np.uint8)
@@ -196,7 +202,7 @@ def make_environment(
         assert parent is not None
         threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
     env = make(source, config, render_mode, notify=lambda _: None)  # who made the first one was told
-    return Environment(env, describe(source), run_seed, index, first_episode)
+    return Environment(env, describe(source), run_seed, index, first_episode, config.stretch_observations)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -29,6 +29,7 @@ _default = Config()
 # follows the step at which the memory holds one batch, and AdamW decays weights by 0.01, PyTorch's own default. This is
 # the edition with a learning rate of 1e-4; a later one has 3e-4, ε to 0.01, and exp(−steps/2500).
 _tutorial = Config(
+    stretch_observations=False,
     net_arch=(128, 128),
     loss=QLearning(error="huber"),
     munchausen=None,
@@ -58,6 +59,7 @@ _tutorial = Config(
 # emulator's. The target network's 10,000 is in updates, one every 4 steps.
 _dqn = Config(
     total_timesteps=50_000_000,
+    stretch_observations=False,
     net_arch=(512,),
     loss=QLearning(error="huber"),
     munchausen=None,
@@ -85,11 +87,14 @@ _dqn = Config(
 # The plain DQN of the size of classic control to which each of the following adds one ingredient.
 _plain = replace(
     _default,
+    stretch_observations=False,
     loss=QLearning(error="huber"),
     munchausen=None,
     n_steps=1,
     cut_n_steps=False,
+    buffer_size=10_000,
     learning_rate=1e-3,
+    exploration_final_eps=0.05,
     exploration_repeat=None,
 )
 

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from upright.errors import SpaceError
 
 SMALLEST_IMAGE = 36
+SMALL = 0.1  # what an entry's bound has to be below for it to be stretched
 LARGEST_ACTION_TABLE = 4_096
 # What a saved space may ask for: no environment has that much, and a file that someone else made may say anything.
 DEEPEST_SAVED = 32  # spaces within spaces
@@ -32,10 +33,13 @@ class Observations:
     is_image: whether the convolutional torso reads it
 
     Vectors made of nothing but one-hots, bits and bytes are stored as uint8, all others as float32.
+    stretch: divide each entry whose bounds lie within ±0.1 by the larger of them, so that it reaches ±1: beside entries
+    of about 1, a network would learn of MountainCar's velocity, at most 0.07, last of all
     """
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    def __init__(self, space: spaces.Space[Any], stretch: bool = False) -> None:
         self.space = space
+        self._factors: np.ndarray | None = None
         # Where its first part without parts lies, and how many axes that has, tell one observation from a batch.
         self._first: list[Any] = []
         part: Any = space
@@ -60,6 +64,13 @@ class Observations:
                 )
             self.shape = (size,)
             self.dtype = np.dtype(np.uint8 if _fits_in_bytes(space) else np.float32)
+            if stretch and self.dtype == np.float32:
+                flat = spaces.flatten_space(space)
+                assert isinstance(flat, spaces.Box)
+                bound = np.maximum(np.abs(flat.low), np.abs(flat.high)).astype(np.float32)
+                small = (bound > 0) & (bound < SMALL)
+                if small.any():
+                    self._factors = np.where(small, 1 / np.where(small, bound, 1), 1).astype(np.float32)
 
     def encode(self, observation: Any) -> np.ndarray:
         """One observation as a fresh array of `shape` and `dtype`.
@@ -71,6 +82,8 @@ class Observations:
         if self.is_image:
             return np.array(self._arrange(value), self.dtype, order="C")
         encoded = value.astype(self.dtype)
+        if self._factors is not None:
+            encoded *= self._factors
         # To count is the quickest way to ask whether all are.
         if self.dtype == np.float32 and np.count_nonzero(np.isfinite(encoded)) != encoded.size:
             index = int(np.flatnonzero(~np.isfinite(encoded))[0])

@@ -333,7 +333,8 @@ def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_episode: int = 0) -> Vector:
     """All environments of a run, in this process or in workers."""
-    first = Environment(make(source, config), describe(source), run_seed, 0, first_episode)
+    stretch = config.stretch_observations
+    first = Environment(make(source, config), describe(source), run_seed, 0, first_episode, stretch)
     thunks = [
         functools.partial(make_environment, source, config, run_seed, index, first_episode)
         for index in range(config.num_envs)
