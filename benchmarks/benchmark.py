@@ -5,10 +5,10 @@
     python benchmarks/benchmark.py --list                the rows, and how many seeds of each are there
     python benchmarks/benchmark.py --report              RESULTS.md, the pictures and README's table, from what is there
 
-Each trial is one seed of one row in a process of its own, on one core with one thread (`trial.py`); as many as there are
-cores run at a time. Its result is a line of `benchmarks/results/benchmark/<environment>/<row>.jsonl`. Seeds that are
-there are not run again, unless the row's settings have changed since; what fails is said, and tried again the next time.
-The rows are in `contestants.py`, and `report.py` writes about them.
+Each trial is one seed of one row in a process of its own, on one core with one thread (`trial.py`); as many as there
+are cores run at a time. Its result is a line of `benchmarks/results/benchmark/<environment>/<row>.jsonl`. Seeds that
+are there are not run again, unless the row's settings have changed since; what fails is said, and tried again the next
+time. The rows are in `contestants.py`, and `report.py` writes about them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from contestants import Contestant, contestants
-from report import read, write_report
+from figures import holds, read
+from report import write_report
 from speed import one_thread_each, quietest_core
 
 from upright import storage
@@ -81,7 +82,7 @@ PINNED = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(
 
 def missing(contestant: Contestant, seeds: Sequence[int]) -> list[int]:
     """The seeds without a result for the row's settings and steps."""
-    there = {each["seed"] for each in read(contestant) if each["settings"] == contestant.settings}
+    there = {each["seed"] for each in read(contestant) if holds(each, contestant)}
     return [seed for seed in seeds if seed not in there]
 
 

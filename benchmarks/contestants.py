@@ -144,8 +144,8 @@ ZOO_QUANTILES: dict[str, tuple[int, dict[str, Any]]] = {
     ),
 }
 
-# ε is a list of (step, ε), straight lines between, or {first, decay, least} for first·decay^step. Before the first epoch
-# come `prefill` steps, which explore with `eps_inference` and do not count among the steps here.
+# ε is a list of (step, ε), straight lines between, or {first, decay, least} for first·decay^step. Before the first
+# epoch come `prefill` steps, which explore with `eps_inference` and do not count among the steps here.
 TIANSHOU: dict[str, tuple[int, dict[str, Any], str]] = {
     "CartPole-v1": (
         100_000,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from trial import Policy, Watch
+    from trial import Watch
 
 
 def upright(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:
@@ -84,7 +84,7 @@ def _rate(value: float | str) -> Any:
 
 
 def tianshou_dqn(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:
-    """tianshou 2's DQN with its own trainer, without the tests and the early end that its examples have."""
+    """The DQN of tianshou 2 with its own trainer, without the tests and the early end that its examples have."""
     import gymnasium
     import torch
     from tianshou.algorithm import DQN
