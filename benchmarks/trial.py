@@ -104,6 +104,7 @@ class Watch:
 
 def main(title: str, seed: int) -> None:
     """Run the trial and print its result."""
+    import copy
     import importlib.metadata
     import platform
 
@@ -115,7 +116,8 @@ def main(title: str, seed: int) -> None:
     env = contestant.task.env
     watch = Watch(env, contestant.steps)
     trainer = getattr(trainers, contestant.library)
-    trainer(env, contestant.settings, contestant.steps, seed, watch)
+    settings = copy.deepcopy(contestant.settings)  # QR-DQN adds to what it is given
+    trainer(env, settings, contestant.steps, seed, watch)
     packages = {
         each: importlib.metadata.version(each)
         for each in ("gymnasium", "jax", "numpy", "sb3-contrib", "sbx-rl", "stable-baselines3", "tianshou", "torch")
