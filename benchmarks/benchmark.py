@@ -95,10 +95,11 @@ def keep(contestant: Contestant, result: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """The commit whose code is measured, marked if that code was changed."""
+    """The last commit of the code that is measured, marked if that code was changed since."""
     git = ["git", "-C", str(FOLDER.parent)]
+    last = [*git, "log", "-1", "--format=%H", "--", *MEASURED]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        head = subprocess.run(last, check=True, capture_output=True, text=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *MEASURED]).returncode
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -176,6 +176,7 @@ def _introduction(figures: Sequence[Figures]) -> list[str]:
             f"Versions: {', '.join(f'{name} {_either(each)}' for name, each in sorted(versions.items()))}.",
             f"Commits of upright: {_commits(figures)}.",
             *NOTES,
+            *_sources(figures),
         ),
     ]
 
@@ -188,6 +189,14 @@ def _commits(figures: Sequence[Figures]) -> str:
     peers = [each for each in figures if each.contestant.library != "upright"]
     parts = [("its own rows", ours), ("peers' rows, which do not run it", peers)]
     return "; ".join(f"{of(rows)} ({what})" for what, rows in parts if rows)
+
+
+def _sources(figures: Sequence[Figures]) -> list[str]:
+    names: dict[str, dict[str, None]] = {}
+    for each in figures:
+        if each.contestant.library != "upright":
+            names.setdefault(each.contestant.source, {})[each.contestant.name] = None
+    return [f"Settings of {' and '.join(each)}: {source}." for source, each in names.items()]
 
 
 def _either(values: set[str]) -> str:
@@ -205,15 +214,15 @@ NOTES = [
     "Final policies play 100 greedy episodes, with the same seeds for all contestants, in `gymnasium.make`'s plain "
     "environment. The curves have 20 points at equal steps, of 20 greedy episodes with other seeds. **First solve** is "
     "the first of these points at the threshold, the median over the seeds; it reads best of a noisy mean.",
-    "**Seconds** are the process's processor seconds while it trains, the median over the seeds. Imports and the "
-    "greedy episodes are left out, compilation by JAX is not. Wall seconds are in the files.",
+    "**Seconds** are the process's processor seconds while it trains, the median over the seeds. The imports "
+    "before it and the greedy episodes are left out; what a library loads or compiles in its midst is not. Wall "
+    "seconds are in the files.",
     "**Steps** are the environment's, as many as whoever published the settings chose; they differ, so read the curves "
     "too. upright's default is the same configuration everywhere, but for that number. stable-baselines3 and its kin "
     "learn in whole rounds, and take up to a round more.",
-    "stable-baselines3 and sbx play with the RL Baselines3 Zoo's `hyperparams/dqn.yml`, sb3-contrib with its "
-    "`hyperparams/qrdqn.yml`, one set of numbers for each environment; those of LunarLander-v2 stand for v3. tianshou "
-    "plays with its quick start's in CartPole-v1 and its examples' elsewhere, without their early end. All are in "
-    "`contestants.py`, with their sources. FrozenLake-v1, CliffWalking-v1 and Taxi-v4 are in neither collection.",
+    "The peers' settings are what their own authors publish for that environment; a peer has no row where we know of "
+    "none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. The Zoo's numbers for LunarLander-v2 stand for v3. "
+    "tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of steps.",
     "upright takes Taxi-v4's mask of allowed actions, in training and play. sbx clips no gradient, where "
     "stable-baselines3 clips its norm at 10. CliffWalking-v1 names neither a threshold nor a time limit: −13 is its "
     "shortest path, and an episode ends after 1,000 steps.",

@@ -86,6 +86,21 @@ def test_the_page_and_the_readmes_table_are_of_these_files():
     assert all((report.FOLDER / "pictures" / name).is_file() for name in [*pictures, "all.svg"])
 
 
+def test_the_readmes_table_says_what_the_page_says():
+    def rows(text):
+        lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+        return [[cell.strip(" |") for cell in line.split(" | ")] for line in lines]
+
+    table = report.README.read_text().partition(report.BEGIN)[2].partition(report.END)[0]
+    sections = report.PAGE.read_text().split("\n## ")
+    env = ""
+    for place, *cells in rows(table)[1:]:
+        env = place.partition(",")[0] or env
+        (section,) = [each for each in sections if each.startswith(f"{env}\n")]
+        (whole,) = [row for row in rows(section) if row[0] == cells[0]]
+        assert cells == [*whole[:3], *whole[-2:]]
+
+
 # How it is made
 
 
