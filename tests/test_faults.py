@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -457,6 +458,14 @@ def test_two_trainers_on_one_folder_and_a_lock_that_was_left(tmp_path, tried) ->
     run = Run.open(folder)
     assert tried("a second trainer is refused, a stale lock is recovered", run.step == 150)
     run.close()
+
+
+def test_a_run_may_be_closed_in_another_thread_than_it_was_made_in(tmp_path) -> None:
+    run = Run("CartPole-v1", TINY, 0, seed_folder(tmp_path, 0))
+    closing = threading.Thread(target=run.close)
+    closing.start()
+    closing.join()
+    storage.lock(seed_folder(tmp_path, 0)).release()
 
 
 # --- environments

@@ -306,16 +306,19 @@ def test_a_new_transition_has_the_largest_priority_so_far() -> None:
 # --- n-step, against brute force over the environments' own episodes, in every autoreset mode
 
 
-def brute_force(episodes: list, steps: int, n: int, gamma: float, masks: bool) -> list[tuple]:
-    """All n-step transitions of the first `steps` steps of one environment that plays the episodes in turn."""
+def brute_force(episodes: list, steps: int, n: int, gamma: float, masks: bool, cuts: set[int]) -> list[tuple]:
+    """All n-step transitions of the first `steps` steps of one environment that plays the episodes in turn.
+
+    None goes past one of the steps in `cuts`, but the one that begins there.
+    """
     expected, taken, episode = [], 0, 0
     while taken < steps:
         rewards, terminates = episodes[episode % len(episodes)]
         done = min(len(rewards), steps - taken)
         for t in range(len(rewards)):
-            last = min(t + n, len(rewards))
-            if last > done or (last - t < n and last < len(rewards)):
-                continue
+            last = min([t + n, len(rewards), *(cut - taken for cut in cuts if cut - taken > t)])
+            if last > done or (last == done < len(rewards) and last - t < n and taken + last not in cuts):
+                continue  # what it waits for is yet to come
             terminal = last == len(rewards) and terminates
             value = sum(gamma**k * rewards[t + k] for k in range(last - t))
             discount = 0.0 if terminal else gamma ** (last - t)
@@ -342,8 +345,10 @@ def brute_force(episodes: list, steps: int, n: int, gamma: float, masks: bool) -
     gamma=st.floats(0, 1),
     masks=st.booleans(),
     mode=st.sampled_from(["in process", *AutoresetMode]),
+    random_steps=st.none() | st.sets(st.integers(0, 24)),
 )
-def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, mode) -> None:
+def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, mode, random_steps) -> None:
+    """`random_steps`: those at which every environment explores, if that cuts; else the same at random."""
     steps = 25
     environments = [
         Environment(Scripted(episodes, masks), "Scripted", 0, index) for index, episodes in enumerate(streams)
@@ -353,22 +358,23 @@ def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, m
     else:
         sync = SyncVectorEnv([lambda e=environment: e for environment in environments], autoreset_mode=mode)
         vector = Vectorised(sync, environments[0].observations, environments[0].actions)
-    nstep = NStep(n, gamma, len(streams))
+    nstep = NStep(n, gamma, len(streams), cut=random_steps is not None)
     obs, mask = vector.reset()
     found: list[list] = [[] for _ in streams]
     taken = np.zeros(len(streams), int)
     while (taken < steps).any():
         actions = np.zeros(len(streams), int)
         outcome = vector.step(actions)
+        explored = [random_steps is None or k in random_steps for k in taken]
         taken += outcome.valid
         for i in range(len(streams)):
             alone = outcome._replace(valid=outcome.valid & (np.arange(len(streams)) == i))
             if taken[i] <= steps:
-                found[i] += list(nstep.push(obs, actions, mask, alone))
+                found[i] += list(nstep.push(obs, actions, mask, alone, explored))
         obs, mask = outcome.obs, outcome.mask
     vector.close()
     for episodes, transitions in zip(streams, found, strict=True):
-        expected = brute_force(episodes, steps, n, gamma, masks)
+        expected = brute_force(episodes, steps, n, gamma, masks, random_steps or set())
         assert len(transitions) == len(expected)
         key = lambda each: tuple(each[0])
         for got, want in zip(sorted(transitions, key=lambda t: tuple(t.obs)), sorted(expected, key=key), strict=True):

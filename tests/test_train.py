@@ -88,6 +88,7 @@ def test_the_loop_reaches_the_optimal_values_of_a_frozen_lake() -> None:
         learning_rate=32 * 0.1,
         gamma=gamma,
         exploration_final_eps=1.0,
+        exploration_repeat=None,
         log_interval=12_000,
     )
     run = Run("FrozenLake-v1", config, seed=0, network=table)
@@ -200,7 +201,8 @@ def test_a_forbidden_random_action_is_replaced_by_allowed_ones_alike() -> None:
     run = Run(Masked, SMALL, seed=0)
     mask = np.tile([True, False, True, True, False], (30_000, 1))
     obs = np.zeros((30_000, 5), np.float32)
-    actions = run.agent.act(obs, mask, 1.0, np.random.default_rng(0))
+    actions, explored = run.agent.act(obs, mask, 1.0, np.random.default_rng(0))
+    assert all(explored)
     counts = np.bincount(actions, minlength=5)
     assert counts[1] == counts[4] == 0
     assert np.abs(counts[[0, 2, 3]] - 10_000).max() < 4 * math.sqrt(30_000 * 2 / 9)

@@ -77,19 +77,24 @@ class Agent:
         why = why_engine(self.config, problem, self.has_own_network)
         return f"engine {self.learner.engine} on {self.learner.device}: {why}"
 
-    def act(self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator) -> np.ndarray:
-        """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows."""
+    def act(
+        self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator
+    ) -> tuple[np.ndarray, list[bool]]:
+        """ε-greedy actions `[E]` for encoded observations `[E, *shape]`, among those that mask `[E, A]` allows.
+
+        Also which of them were drawn at random, `[E]`.
+        """
         if len(obs) == 1:  # the same draws as below, with less ado
             if random.random() < epsilon:
-                return self._random_actions(mask, 1, random)
-            return _greedy(self.learner.q_values(obs, explore=True), mask)
-        explore = random.random(len(obs)) < epsilon
-        if explore.all():
-            return self._random_actions(mask, len(obs), random)
+                return self._random_actions(mask, 1, random), [True]
+            return _greedy(self.learner.q_values(obs, explore=True), mask), [False]
+        explored = random.random(len(obs)) < epsilon
+        if explored.all():
+            return self._random_actions(mask, len(obs), random), explored.tolist()
         actions = _greedy(self.learner.q_values(obs, explore=True), mask)
-        if explore.any():
-            actions = np.where(explore, self._random_actions(mask, len(obs), random), actions)
-        return actions
+        if explored.any():
+            actions = np.where(explored, self._random_actions(mask, len(obs), random), actions)
+        return actions, explored.tolist()
 
     def greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """argmax_a Q(s, a) over the allowed actions: encoded observations `[E, *shape]` → action numbers `[E]`."""
@@ -123,7 +128,7 @@ class Agent:
         if deterministic:
             number = self.greedy(obs, mask)
         else:
-            number = self.act(obs, mask, self.config.exploration_final_eps, self.random)
+            number, _ = self.act(obs, mask, self.config.exploration_final_eps, self.random)
         action = self.actions.decode_batch(number)
         return (action[0] if single else action), state
 
@@ -212,7 +217,7 @@ def allowed_source(
         )
     if given is not None and not isinstance(given, str):
         return source  # the user's own code, which knows what it opens
-    paths = next(_paths(config.env_kwargs), None)
+    paths = next(paths_in(config.env_kwargs), None)
     if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
         what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
         raise EnvironmentFault(
@@ -222,7 +227,7 @@ def allowed_source(
     return source
 
 
-def _paths(value: Any) -> Iterator[str]:
+def paths_in(value: Any) -> Iterator[str]:
     """The texts in an environment's arguments that could lead it to a file of its own choice."""
     match value:
         case str():
@@ -230,10 +235,10 @@ def _paths(value: Any) -> Iterator[str]:
                 yield value
         case Mapping():
             for each in value.values():
-                yield from _paths(each)
+                yield from paths_in(each)
         case list() | tuple():
             for each in value:
-                yield from _paths(each)
+                yield from paths_in(each)
 
 
 def named_environment(value: Any) -> str | None:
@@ -278,7 +283,7 @@ def load(
         )
     parameters = _parameters(folder, description.get("parameters"))
     try:
-        config = Config.from_dict(description["config"])
+        config = Config.from_file(description["config"])
         observations = Observations(from_dict(description["observation_space"]))
         actions = Actions(from_dict(description["action_space"]))
         source, own_network = named_environment(description["env"]), description["own_network"]

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from upright.config import KINDS, Config, Munchausen
+from upright.config import FINAL_EPISODES, KINDS, Config, Munchausen
 from upright.errors import SettingError, did_you_mean
 from upright.foreign_names import FOREIGN_NAMES
+from upright.grid import expand, point_name
 from upright.presets import PRESETS, preset
-
-FINAL_EPISODES = 100
 
 
 def _name(text: str, names: Iterable[str]) -> Any:
@@ -37,26 +36,77 @@ class Envs:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one agent, evaluate its final policy greedily over 100 episodes, and keep both in a run folder."""
+    """Train an agent, or one a seed; evaluate final policies greedily over 100 episodes; keep all in run folders."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: Annotated[str, _name("Where the settings start from", PRESETS)] = "default"
+    settings: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A JSON file of settings that take the place of the preset's: a study's best.json, or a config.json, or part."""
     loss: Annotated[str, _name("What the network represents, with its own --loss.…", KINDS["loss"])] = "q_learning"
     replay: Annotated[str, _name("How a batch is drawn, with its own --replay.…", KINDS["replay"])] = "uniform"
     munchausen: bool = True
     """Munchausen's log-policy reward; its settings are --munchausen.…"""
     seed: int = 0
     """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
+    seeds: int | None = None
+    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
+    jobs: int | None = None
+    """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
+    cluster: str | None = None
+    """With --seeds: address of a Ray cluster to train them on; auto: one that is found here, or that starts here."""
     out: Path | None = None
     """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
     tensorboard: bool = False
     """Also write event files for TensorBoard into the run folder."""
+    dashboard: bool = False
+    """Serve the dashboard beside the run, as long as it trains, and print its link."""
     quiet: bool = False
     """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
     """Print the result as one JSON object on the last line of standard output; all else goes to standard error."""
+
+    @property
+    def name(self) -> str:
+        """What the experiment is called after: the preset, or the file, or the folder of a config.json."""
+        if self.settings is None:
+            return self.preset
+        return self.settings.resolve().parent.name if self.settings.name == "config.json" else self.settings.stem
+
+
+@dataclass(frozen=True)
+class Sweep(Train):
+    """Train an experiment for each point of a grid: settings take several values, and all combine.
+
+    A list is one value: --net-arch 64,64 256. A switch takes true and false: --dueling true false. --env-kwargs and
+    --wrapper alone take their words together, as in `upright train`.
+    """
+
+    seeds: int = 5
+    """Seeds of each point, --seed the first; called again, the sweep does what is missing. [1, 10000]."""
+    out: Path | None = None
+    """Folder of the sweep, in which each point is an experiment; default: runs/<env>/<settings that are swept>."""
+
+
+@dataclass(frozen=True)
+class Tune(Train):
+    """Search for settings with Optuna, and write the best as a file that `upright train ENV --config` takes.
+
+    A setting that is given here is no longer searched.
+    """
+
+    trials: int = 50
+    """Configurations to try, those of the same command before included. [1, inf)."""
+    seeds: int = 3
+    """Seeds that each of them is trained with, --seed the first. [1, 10000]."""
+    jobs: int | None = None
+    """Seeds trained at once, at most; default: all of a trial, since it can be pruned when all have come so far."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file with what to search in place of the table in the documentation."""
+    out: Path | None = None
+    """Folder of the study, in which each trial is an experiment; default: runs/<env>/tune."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +123,8 @@ class Resume:
     """Import the modules that the run's files name for its environment and wrappers, and so run their code."""
     tensorboard: bool = False
     """Also write event files for TensorBoard into the run folder."""
+    dashboard: bool = False
+    """Serve the dashboard beside the run, as long as it trains, and print its link."""
     quiet: bool = False
     """Print nothing but errors, and the object that --json asks for."""
     json: bool = False
@@ -128,6 +180,18 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Put experiments side by side: final policies with intervals, probability of improvement, learning curves."""
+
+    experiments: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT...")]
+    """Folders of experiments, or folders that hold some; the first is what the others are compared with."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """A picture to write: curves, profiles and intervals; its suffix says as what: png, svg or pdf."""
+    json: bool = False
+    """Print the comparison as one JSON object on the last line of standard output, in place of the tables."""
+
+
+@dataclass(frozen=True)
 class Record:
     """Make a video of greedy episodes of a run, with the values of the actions beside them."""
 
@@ -147,9 +211,42 @@ class Record:
     """Import the modules that the policy's file names for its environment and wrappers, and so run their code."""
 
 
+@dataclass(frozen=True)
+class Dashboard:
+    """Serve a local page on which runs are compared, agents watched, and training stopped; print its link."""
+
+    runs: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")] = Path("runs")
+    """Folder below which runs are looked for."""
+    host: str = "127.0.0.1"
+    """Address to serve on; any that other machines can reach needs --allow-remote."""
+    port: int | None = None
+    """Port to serve on; default: 8765, or a free one where that is taken. [0, 65535]."""
+    allow_remote: bool = False
+    """Let other machines in, unencrypted: whoever has the link sees every run and can stop training."""
+    trust: bool = False
+    """Import the modules that the runs' files name for environments and wrappers, and so run their code."""
+
+
 def parse(command: str, form: type, words: list[str]) -> Any:
-    """The command's arguments as its dataclass. tyro's own words about a mistake become one sentence."""
-    default: Any = {} if form is not Train else {"default": _chosen(words)}
+    """The command's arguments as its dataclass; of a sweep, those of each of its points by the point's name."""
+    if form is not Sweep:
+        return _parse(command, form, words)
+    swept, grid = expand(words)
+    points: dict[str, Sweep] = {}
+    for each in grid:
+        point = _parse(command, form, each)
+        name = point_name(swept, point)
+        if name in points:
+            raise SettingError(f"The grid has {name} twice: give each value once.")
+        points[name] = point
+    if not swept:
+        raise SettingError("Nothing is swept: give a setting several values, as in --learning-rate 1e-3 2e-3.")
+    return points
+
+
+def _parse(command: str, form: type, words: list[str]) -> Any:
+    """Tyro's own words about a mistake become one sentence."""
+    default: Any = {"default": _chosen(form, words)} if issubclass(form, Train) else {}
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -171,12 +268,13 @@ def parse(command: str, form: type, words: list[str]) -> Any:
     return parsed
 
 
-def _chosen(words: list[str]) -> Any:
-    """Where `train`'s settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
+def _chosen(form: type[Train], words: list[str]) -> Any:
+    """Where the settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
     if any(word.partition("=")[0] == "--env" for word in words):
-        raise SettingError("The environment stands by itself, without --env: upright train CartPole-v1.")
+        command = form.__name__.lower()
+        raise SettingError(f"The environment stands by itself, without --env: upright {command} CartPole-v1.")
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--loss", "--replay"):
+    for name in ("--preset", "--loss", "--replay", "--config"):
         peek.add_argument(name)
     peek.add_argument("--munchausen", action=argparse.BooleanOptionalAction)
     try:
@@ -185,8 +283,12 @@ def _chosen(words: list[str]) -> Any:
         raise SettingError(f"{error}.") from error
     asked = {name: getattr(chosen, name) for name in ("loss", "replay", "munchausen")}
     config = preset(chosen.preset or "default")
+    if chosen.config is not None:
+        from upright.settings_file import read_settings
+
+        config = read_settings(Path(chosen.config), config, _given(words))
     config = config.override(**{name: value for name, value in asked.items() if value is not None})
-    return Train(
+    start = form(
         env=tyro.MISSING,
         config=config,
         preset=chosen.preset or "default",
@@ -194,6 +296,13 @@ def _chosen(words: list[str]) -> Any:
         replay=_kind_name("replay", config.replay),
         munchausen=config.munchausen is not None,
     )
+    return dataclasses.replace(start, given=_given(words)) if isinstance(start, Tune) else start
+
+
+def _given(words: list[str]) -> tuple[str, ...]:
+    """The settings that these words give, those of a loss as loss.double."""
+    options = [word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("--")]
+    return tuple(".".join(part.removeprefix("no_") for part in option.split(".")) for option in options)
 
 
 def _kind_name(setting: str, value: Any) -> str:
@@ -255,13 +364,13 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
     if not word.startswith("-"):
         return f"There is no place for {word!r}: put options first in the form --name value."
     name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
-    known = [each.name for each in dataclasses.fields(form) if each.name != "config"]
+    known = [each.name for each in dataclasses.fields(form) if each.name not in ("settings", "given")]
     if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
         return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
-    if form is Train:
+    if issubclass(form, Train):
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)
-        config = _chosen(words).config
+        config = _chosen(form, words).config
         homes: dict[str, dict[str, type]] = {**KINDS, "munchausen": {"": Munchausen}}
         for part, kinds in homes.items():
             value = getattr(config, part)

@@ -110,6 +110,17 @@ class Checkpoints:
             f"There is no checkpoint in {self.folder.parent} to resume from: remove that folder and train anew."
         )
 
+    def steps(self) -> list[int]:
+        """The steps at which there are checkpoints, in their order."""
+        return sorted(step for step in self._steps() if (self.folder / str(step) / MANIFEST).is_file())
+
+    def policy(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What the checkpoint at a step says of the run, and its online parameters; the replay memory is not read."""
+        about = self._manifest(step)
+        arrays = self._state(step, about)
+        prefix = "learner/online/"
+        return about, {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
+
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Let the next checkpoint name this one's segments again."""
         self._segments = list(checkpoint.segments)
@@ -167,17 +178,21 @@ class Checkpoints:
 
     def _read(self, step: int) -> Checkpoint:
         manifest = self._manifest(step)
-        path = self.folder / str(step) / STATE
         segments = tuple(self._segments_of(manifest))
-        try:
-            content = self._verified(path, manifest["state"]["size"], manifest["state"]["sha256"])
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{self.folder / str(step) / MANIFEST} names no state.") from error
+        arrays = self._state(step, manifest)
         for segment in segments:
             rows = self._replay / segment.name
             if storage.size_and_digest(rows) != (segment.size, segment.sha256):
                 raise _not_the_named(rows)
-        return Checkpoint(manifest, storage.read_tensors(path, content), segments)
+        return Checkpoint(manifest, arrays, segments)
+
+    def _state(self, step: int, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        path = self.folder / str(step) / STATE
+        try:
+            content = self._verified(path, manifest["state"]["size"], manifest["state"]["sha256"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.folder / str(step) / MANIFEST} names no state.") from error
+        return storage.read_tensors(path, content)
 
     def _manifest(self, step: int) -> dict[str, Any]:
         folder = self.folder / str(step)

@@ -1,4 +1,4 @@
-"""The `upright` command: envs, train, resume, evaluate, watch, record, plot.
+"""The `upright` command: envs, train, sweep, tune, resume, evaluate, watch, record, plot, compare, dashboard.
 
 Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that help and mistakes answer at once.
 """
@@ -7,22 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
-import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.arguments import FINAL_EPISODES, Envs, Evaluate, Plot, Record, Resume, Train, Watch, parse
-from upright.errors import Diverged, RunError, SettingError, UprightError, did_you_mean
+from upright.arguments import (
+    Compare,
+    Dashboard,
+    Envs,
+    Evaluate,
+    Plot,
+    Record,
+    Resume,
+    Sweep,
+    Train,
+    Tune,
+    Watch,
+    parse,
+)
+from upright.errors import SettingError, UprightError, did_you_mean
 
 if TYPE_CHECKING:
-    from upright.evaluate import Evaluation
     from upright.metrics import Sink
     from upright.run import Run
 
@@ -47,25 +58,48 @@ def envs(arguments: Envs) -> int:
     from rich import box
     from rich.table import Table
 
+    from upright.terminal import console_on
+
     table = Table("id", "observation", "action", "threshold", "verdict", box=box.SIMPLE_HEAD)
     for entry in entries:
         threshold = "" if entry.threshold is None else f"{entry.threshold:g}"
         table.add_row(entry.id, entry.observation, entry.action, threshold, entry.verdict)
-    _console(sys.stdout).print(table)
+    console_on(sys.stdout).print(table)
     return 0
 
 
 def train(arguments: Train) -> int:
-    """Train one run and evaluate its final policy."""
+    """Train one run and evaluate its final policy, or those of several seeds."""
+    if arguments.seeds is not None:
+        from upright.cli_experiments import experiment
+
+        return experiment(arguments)
+    for name in ("jobs", "cluster"):
+        if getattr(arguments, name) is not None:
+            raise SettingError(f"--{name} is for several seeds at once: give their number with --seeds.")
     from upright.folders import new_folder, seed_folder
     from upright.run import Run
 
     config = arguments.config
     if arguments.out is None:
-        folder = new_folder(Path("runs"), arguments.env, config, arguments.preset, arguments.seed)
+        folder = new_folder(Path("runs"), arguments.env, config, arguments.name, arguments.seed)
     else:
         folder = seed_folder(arguments.out, arguments.seed)
     return _finish(arguments, folder, lambda: Run(arguments.env, config, arguments.seed, folder), arguments.preset)
+
+
+def sweep(points: dict[str, Sweep]) -> int:
+    """Train an experiment for each point of a grid."""
+    from upright.cli_experiments import sweep
+
+    return sweep(points)
+
+
+def tune(arguments: Tune) -> int:
+    """Search for settings."""
+    from upright.cli_tune import tune
+
+    return tune(arguments)
 
 
 def resume(arguments: Resume) -> int:
@@ -80,8 +114,12 @@ def resume(arguments: Resume) -> int:
 
 def _finish(arguments: Train | Resume, folder: Path, begin: Callable[[], Run], preset: str | None = None) -> int:
     """Train a run to its end, or to where it is stopped, and print what came of it; the exit status."""
-    console = _console(sys.stderr if arguments.json else sys.stdout)
-    with _printed(console, arguments.quiet) as say:
+    from upright.dashboard import beside
+    from upright.terminal import console_on, printed
+
+    console = console_on(sys.stderr if arguments.json else sys.stdout)
+    trust = isinstance(arguments, Resume) and arguments.trust  # a new run vouches for no other in its folder
+    with printed(console, arguments.quiet) as say, beside.if_asked(arguments.dashboard, folder, trust, console):
         result, stop = _train(arguments, folder, begin, preset, console, say)
     if arguments.json:
         print(json.dumps(result))
@@ -98,153 +136,41 @@ def _train(
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
     from upright.metrics import TensorBoard
+    from upright.result import train_to_result
     from upright.terminal import Terminal
 
-    started = time.perf_counter()
+    began = time.perf_counter()
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
     run = begin()
-    first = run.step
     try:
-        learner, total = run.agent.learner, run.config.total_timesteps
+        learner, total, first = run.agent.learner, run.config.total_timesteps, run.step
         since = f" from step {first:,}" if first else ""
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name, run.agent.engine, first))
-        received: list[int] = []
-        evaluation = None
-        with _signals(received, run):
-            with contextlib.suppress(KeyboardInterrupt):  # the second: what the last checkpoint holds is safe
-                _loop(run, sinks)
-                if not run.interrupted:
-                    run.checkpoint()
-            run.save()
-        if not received:
-            try:
-                with _signals(received):
-                    evaluation = run.agent.evaluate(FINAL_EPISODES)
-            except KeyboardInterrupt:
-                received = received or [signal.SIGINT]
-        stop = received[0] if received else None
-        result = _result(run, preset, evaluation, time.perf_counter() - started)
-        run.save_result(result)
-        stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
-        if run.checkpointed is not None:
-            since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
-            stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
-        say(stopped if evaluation is None else f"Final policy: {evaluation}.")
-        say(f"Run: {folder}")
-        return result, stop
-    except Exception as error:
-        if run.step == 0:
-            run.discard()
-        if run.step == 0:
-            raise
-        if isinstance(error, Diverged):  # and what is saved stays, because it is from before
-            if run.checkpointed is None:
-                raise
-            raise UprightError(f"{error} The checkpoint of step {run.checkpointed:,} stays in {folder}.") from error
-        kept = f"What was learned in {run.step:,} steps is saved in {folder}."
-        try:
-            run.save()
-        except RunError as unsaved:
-            kept = f"The policy is not saved: {unsaved}"
-        if not isinstance(error, UprightError):
-            raise
-        raise UprightError(f"{error} {kept}") from error
-    finally:
-        run.close()
-
-
-@contextlib.contextmanager
-def _printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Print what is logged meanwhile, and what is said through the function that this yields."""
-
-    def say(text: str) -> None:
-        if not quiet:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    logger, handler = logging.getLogger("upright"), logging.Handler()
-    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield say
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-@contextlib.contextmanager
-def _signals(received: list[int], run: Run | None = None) -> Iterator[None]:
-    """Note SIGINT and SIGTERM. The first lets a run stop after its step; without one, and from the second on, they
-
-    raise KeyboardInterrupt with the number of the first.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        received.append(number)
-        if run is None or len(received) > 1:
-            raise KeyboardInterrupt(received[0])
-        run.stopping = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _loop(run: Run, sinks: list[Sink]) -> None:
-    """Run the loop to its end, or to where it is stopped."""
-    from upright.train import train
-
-    try:
-        for progress in train(run):
-            for sink in sinks:
-                sink.write(progress)
-    finally:
-        for sink in sinks:
-            sink.close()
-
-
-def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
-    return {
-        "env": run.name,
-        "preset": preset,
-        "seed": run.seed,
-        "engine": run.agent.learner.engine,
-        "steps": run.step,
-        "updates": run.updates,
-        "seconds": round(seconds, 3),
-        **_scores(evaluation),
-        "run": str(run.folder),
-    }
-
-
-def _scores(evaluation: Evaluation | None) -> dict[str, Any]:
-    """Null where there was no evaluation, or no threshold to solve."""
-    return {
-        "final_mean": evaluation and evaluation.mean,
-        "final_std": evaluation and evaluation.std,
-        "episodes": 0 if evaluation is None else len(evaluation.returns),
-        "threshold": evaluation and evaluation.threshold,
-        "solved": evaluation and evaluation.solved,
-    }
+    except BaseException:
+        run.discard()
+        raise
+    ended = train_to_result(run, began, preset, sinks)
+    stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
+    if run.checkpointed is not None:
+        since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
+        stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
+    say(stopped if ended.evaluation is None else f"Final policy: {ended.evaluation}.")
+    say(f"Run: {folder}")
+    return ended.result, ended.signal
 
 
 def evaluate(arguments: Evaluate) -> int:
     """Evaluate a saved policy."""
     from upright.agent import load
+    from upright.result import scores
 
     agent = load(arguments.run, trust=arguments.trust)
     evaluation = agent.evaluate(arguments.episodes, arguments.seed, arguments.env)
     if arguments.json:
         env = arguments.env or agent.source
-        print(json.dumps({"env": env, "seed": arguments.seed, **_scores(evaluation), "run": str(arguments.run)}))
+        print(json.dumps({"env": env, "seed": arguments.seed, **scores(evaluation), "run": str(arguments.run)}))
     else:
         print(f"{evaluation}.")
     return 0
@@ -274,6 +200,34 @@ def plot(arguments: Plot) -> int:
     return 0
 
 
+def compare(arguments: Compare) -> int:
+    """Print experiments side by side, and draw them if a picture is asked for."""
+    from upright.compare import read_comparison
+    from upright.comparison_table import tables
+    from upright.terminal import console_on
+
+    if arguments.out is not None:
+        from upright.curves import check_picture
+
+        check_picture(arguments.out)
+    comparison = read_comparison(arguments.experiments)
+    about = comparison.to_dict()
+    if arguments.out is not None:
+        from upright.comparison_picture import draw
+        from upright.curves import save
+
+        save(draw(comparison), arguments.out)
+    if arguments.json:
+        print(json.dumps(about))
+        return 0
+    console = console_on(sys.stdout)
+    for each in tables(about, console.width):
+        console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
+    if arguments.out is not None:
+        print(f"Picture: {arguments.out}")
+    return 0
+
+
 def record(arguments: Record) -> int:
     """Write episodes of a saved policy to a video."""
     from upright.agent import load
@@ -288,14 +242,40 @@ def record(arguments: Record) -> int:
     return 0
 
 
+def dashboard(arguments: Dashboard) -> int:
+    """Serve the dashboard until Ctrl-C."""
+    from upright.dashboard.beside import check_installed
+
+    check_installed()
+    from upright.dashboard.server import serve
+
+    root = arguments.runs
+    if root.name.startswith("seed-"):  # a run: its experiment is what can be compared
+        root = root.absolute().parent
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            root,
+            arguments.host,
+            arguments.port,
+            arguments.allow_remote,
+            arguments.trust,
+            functools.partial(print, flush=True),
+        )
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "envs": (Envs, envs),
     "train": (Train, train),
+    "sweep": (Sweep, sweep),
+    "tune": (Tune, tune),
     "resume": (Resume, resume),
     "evaluate": (Evaluate, evaluate),
     "watch": (Watch, watch),
     "record": (Record, record),
     "plot": (Plot, plot),
+    "compare": (Compare, compare),
+    "dashboard": (Dashboard, dashboard),
 }
 
 
@@ -344,6 +324,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _asks_for_a_module(arguments: Any) -> bool:
     """Whether the command line names a module for the environment or a wrapper, or trusts a file that may."""
+    if isinstance(arguments, dict):  # of a sweep's points
+        return any(map(_asks_for_a_module, arguments.values()))
     config = getattr(arguments, "config", None)
     names = (getattr(arguments, "env", None) or "", *(config.wrapper if config is not None else ()))
     return getattr(arguments, "trust", False) or any(":" in name for name in names)
@@ -361,13 +343,6 @@ def _overview() -> str:
             "  upright COMMAND --help lists a command's options, with their units and defaults.",
         ]
     )
-
-
-def _console(file: Any) -> Any:
-    from rich.console import Console
-
-    # What is piped into a file or another program is not cut to the width of a terminal.
-    return Console(file=file) if file.isatty() else Console(file=file, width=240)
 
 
 if __name__ == "__main__":

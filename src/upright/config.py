@@ -9,7 +9,8 @@ The text under each field gives its meaning, unit, range and source; `upright tr
 Sources: Mnih 2015 (Nature 518), van Hasselt 2016 (AAAI, arXiv:1509.06461), Wang 2016 (arXiv:1511.06581),
 Schaul 2016 (arXiv:1511.05952), Bellemare 2017 (arXiv:1707.06887), Fortunato 2018 (arXiv:1706.10295),
 Dabney 2018a (QR-DQN, arXiv:1710.10044), Dabney 2018b (IQN, arXiv:1806.06923), Hessel 2018
-(Rainbow, arXiv:1710.02298), Vieillard 2020 (Munchausen, arXiv:2007.14430).
+(Rainbow, arXiv:1710.02298), Vieillard 2020 (Munchausen, arXiv:2007.14430), Dabney 2021 (εz-greedy, arXiv:2006.01782),
+Watkins 1989 (Learning from delayed rewards, PhD thesis, Cambridge).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, ClassVar, Literal, Self
 from upright.checked import Checked
 from upright.errors import SettingError
 from upright.foreign_names import unknown_setting
+
+FINAL_EPISODES = 100  # greedy episodes that judge a final policy
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ class Prioritised(Checked):
 Loss = QLearning | Categorical | Quantile | ImplicitQuantile
 Replay = Uniform | Prioritised
 
+# What runs and policies did that are older than these settings: their files name all the others.
+_FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None}
+
 # The names by which the command line and JSON choose a value of these two settings.
 KINDS: dict[str, dict[str, type]] = {
     "loss": {
@@ -202,6 +208,8 @@ class Config(Checked):
     """Discount γ per step. [0, 1]. Mnih 2015: 0.99."""
     n_steps: int = 3
     """Steps of real reward before the bootstrap. [1, 1024]. Hessel 2018: 3."""
+    cut_n_steps: bool = True
+    """Bootstrap sooner where a random action follows, as Q(λ) ends its traces (Watkins 1989). Hessel 2018: off."""
 
     # The replay memory
     replay: Replay = Uniform()
@@ -252,6 +260,8 @@ class Config(Checked):
     """Share of total_timesteps over which ε falls linearly. [0, 1]. Mnih 2015: 0.02."""
     exploration_time_constant: float | None = None
     """Let ε fall exponentially instead, with this time constant, in steps (PyTorch tutorial: 1000). (0, inf)."""
+    exploration_repeat: float | None = 2.0
+    """Take a random action n times in a row, P(n) ∝ n^−μ with this μ; none: once. (1, inf). Dabney 2021: 2."""
 
     # What is said meanwhile
     log_interval: int = 500
@@ -291,6 +301,7 @@ class Config(Checked):
         "exploration_final_eps": "[0, 1]",
         "exploration_fraction": "[0, 1]",
         "exploration_time_constant": "(0, inf)",
+        "exploration_repeat": "(1, inf)",
         "log_interval": "[1, inf)",
         "eval_freq": "[0, inf)",
         "n_eval_episodes": "[1, 1000000]",
@@ -356,6 +367,11 @@ class Config(Checked):
                 value = dict(value)
             values[each.name] = value
         return values
+
+    @classmethod
+    def from_file(cls, values: Mapping[str, Any]) -> Self:
+        """The Config of a run or policy on disk, as `from_dict`; what did not exist at its time is as it was then."""
+        return cls.from_dict({**_FORMERLY, **values} if isinstance(values, Mapping) else values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

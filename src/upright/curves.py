@@ -26,6 +26,7 @@ LARGEST_GRID = 1_000  # points of an interquartile mean
 # Tol's bright colours, which differ for colour-blind eyes too, each with a style of its own.
 COLOURS = ("#4477aa", "#cc6600", "#228833", "#aa3377", "#332288", "#66ccee", "#bbbbbb")
 STYLES = ("-", "--", "-.", ":")
+OF_THRESHOLD: dict[str, Any] = {"color": "#555555", "linestyle": (0, (1, 2)), "linewidth": 1}
 
 
 @dataclass(frozen=True)
@@ -191,37 +192,63 @@ def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], s
     axes = figure.subplots()
     environments = dict.fromkeys(each.env for each in experiments)
     for i, experiment in enumerate(experiments):
-        colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+        line = line_of(i)
         curves = {name: curve.smoothed(window) for name, curve in experiment.curves.items()}
-        label = experiment.label if len(environments) == 1 else f"{experiment.env}, {experiment.label}"
-        label = f" {label}" if label.startswith("_") else label  # matplotlib leaves such out of a legend
+        label = in_legend(experiment.label if len(environments) == 1 else f"{experiment.env}, {experiment.label}")
         count = len(curves)
         for name, curve in curves.items():
-            alone = {"label": f"{label}, {name}", "linewidth": 1.6, "linestyle": style}
+            alone = {"label": f"{label}, {name}", "linewidth": 1.6, "linestyle": line["linestyle"]}
             axes.plot(
-                curve.steps, curve.returns, color=colour, gid=f"{label}/{name}",
+                curve.steps, curve.returns, color=line["color"], gid=f"{label}/{name}",
                 **(alone if count == 1 else {"linewidth": 0.7, "alpha": 0.45}),
             )  # fmt: skip
         if count > 1:
             steps, table = aligned(list(curves.values()))
             axes.plot(
-                steps, interquartile_mean(table, axis=0), color=colour, linewidth=2.2, linestyle=style, gid=label,
+                steps, interquartile_mean(table, axis=0), **line, linewidth=2.2, gid=label,
                 label=f"{label}, interquartile mean of {count} seeds",
             )  # fmt: skip
     for threshold in sorted({each.threshold for each in experiments if each.threshold is not None}):
-        axes.axhline(threshold, color="#555555", linestyle=(0, (1, 2)), linewidth=1, label=f"threshold, {threshold:g}")
-    what = "return of an episode" if returns == "train" else "mean return of greedy episodes"
-    unit = "episodes" if returns == "train" else "evaluations"
-    axes.set(
-        xlabel="environment steps",
-        ylabel=what if window == 1 else f"{what},\nmean of {window} {unit}",
-    )
+        axes.axhline(threshold, **OF_THRESHOLD, label=f"threshold, {threshold:g}")
+    axes.set(xlabel="environment steps", ylabel=name_of_returns(returns, window))
     axes.set_title(next(iter(environments)) if len(environments) == 1 else "", parse_math=False)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
-    for text in axes.legend(frameon=False, fontsize=8).get_texts():
-        text.set_parse_math(False)  # a dollar in a name is a dollar
+    add_legend(axes)
     return figure
+
+
+def line_of(experiment: int) -> dict[str, Any]:
+    """The colour and the style of the line of the experiment with that number in a picture."""
+    return {"color": COLOURS[experiment % len(COLOURS)], "linestyle": STYLES[experiment % len(STYLES)]}
+
+
+def in_legend(label: str) -> str:
+    """A label as a legend takes it."""
+    return f" {label}" if label.startswith("_") else label  # matplotlib leaves such out
+
+
+def add_legend(axes: Any) -> None:
+    """A legend, if anything has a label, in which a dollar is a dollar."""
+    if axes.get_legend_handles_labels()[0]:
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
+
+
+def name_of_returns(returns: Literal["train", "eval"], window: int) -> str:
+    """What a curve shows, each of its points the mean of that many."""
+    what = "return of an episode" if returns == "train" else "mean return of greedy episodes"
+    unit = "episodes" if returns == "train" else "evaluations"
+    return what if window == 1 else f"{what},\nmean of {window} {unit}"
+
+
+def check_picture(picture: Path) -> None:
+    """Refuse what `save` could not write, and where matplotlib is missing."""
+    if picture.suffix not in SUFFIXES:
+        raise SettingError(f"{picture} names no form of picture: let it end in {', '.join(SUFFIXES)}.")
+    if picture.is_dir():
+        raise RunError(f"{picture} is a folder; name a file in it.")
+    pyplot()
 
 
 def save(figure: Any, picture: Path) -> None:
@@ -239,11 +266,7 @@ def plot(
     folders: Sequence[Path], picture: Path, returns: Returns = "auto", smooth: int | None = None
 ) -> list[Experiment]:
     """Draw the curves of runs or experiments into a file; what was drawn."""
-    if picture.suffix not in SUFFIXES:
-        raise SettingError(f"{picture} names no form of picture: let it end in {', '.join(SUFFIXES)}.")
-    if picture.is_dir():
-        raise RunError(f"{picture} is a folder; name a file in it.")
-    pyplot()
+    check_picture(picture)
     experiments, chosen = read_experiments(folders, returns)
     if not experiments:
         raise SettingError("There is nothing to plot: give the folder of a run, such as runs/CartPole-v1/default.")

@@ -65,6 +65,7 @@ class DQN:
         """
         more = self.config.total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
+        self.run.stopping = False  # a stop that was asked for ended the last call, not this one
         reports = train(self.run)
         if plot:
             from upright.plot import live

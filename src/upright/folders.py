@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,16 @@ from upright.errors import RunError, SettingError
 from upright.sources import EnvironmentSource, describe, portable_name
 
 RUN_SCHEMA = 1
+UNBEGUN = ("metrics.jsonl", "checkpoints", "tensorboard")  # what a run writes before its first checkpoint
 
 
 def remove_run(folder: Path) -> None:
     """The folder of a run, and of its experiment if that holds no other run."""
     shutil.rmtree(folder)
     if {each.name for each in folder.parent.iterdir()} <= {"config.json"}:
-        shutil.rmtree(folder.parent)
+        (folder.parent / "config.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may begin its run there
+            folder.parent.rmdir()
 
 
 def seed_folder(experiment: Path, seed: int) -> Path:
@@ -31,21 +37,57 @@ def seed_folder(experiment: Path, seed: int) -> Path:
 
 def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
     """A free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these very settings if there is one."""
-    name = re.sub(r"[^\w.-]+", "_", describe(source))
-    k = 1
-    while True:
-        experiment = root / name / (preset if k == 1 else f"{preset}-{k}")
-        folder = seed_folder(experiment, seed)
-        if not experiment.exists():
-            return folder
-        if is_same(experiment / "config.json", source, config) and not is_taken(folder):
-            return folder
-        k += 1
+    experiments = _folders(root, source, preset, {"": config})
+    return next(folder for folder in (seed_folder(each, seed) for each in experiments) if not is_taken(folder))
+
+
+def experiment_folder(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Path:
+    """The folder root/<env>/<preset>[-k] of the experiment with these very settings, or a free one."""
+    return next(_folders(root, source, preset, {"": config}))
+
+
+def sweep_folder(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Path:
+    """The folder root/<env>/<name>[-k] of which each point holds the experiment with these very settings, or none."""
+    return next(_folders(root, source, name, configs))
+
+
+def _folders(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Iterator[Path]:
+    """The folders in which each of these is the experiment with these settings, or is not there."""
+    for folder in numbered_folders(root, source, name):
+        others = (
+            (folder / each).exists() and not is_same(folder / each / "config.json", source, config)
+            for each, config in configs.items()
+        )
+        if not any(others):
+            yield folder
+
+
+def numbered_folders(root: Path, source: EnvironmentSource, name: str) -> Iterator[Path]:
+    """root/<env>/<name>, root/<env>/<name>-2 and so on."""
+    within = root / re.sub(r"[^\w.-]+", "_", describe(source))
+    return (within / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
 
 
 def is_taken(folder: Path) -> bool:
     """Whether there is anything but the lock of a process that came no further."""
     return folder.exists() and (not folder.is_dir() or any(path.name != "lock" for path in folder.iterdir()))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run there has come to a checkpoint, be it whole or not."""
+    return any((folder / "checkpoints").glob("*/manifest.json"))
+
+
+def clear_unbegun(folder: Path) -> None:
+    """Empty the folder of a run that was killed before its first checkpoint and policy, unless it is in use."""
+    held = storage.lock(folder)
+    try:
+        paths = [path for path in folder.iterdir() if path.name != "lock"]
+        if not has_checkpoint(folder) and all(path.name in UNBEGUN or path.name.startswith(".") for path in paths):
+            for path in paths:
+                storage.remove(path)
+    finally:
+        held.release()
 
 
 def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:

@@ -34,6 +34,7 @@ _tutorial = Config(
     munchausen=None,
     gamma=0.99,
     n_steps=1,
+    cut_n_steps=False,
     buffer_size=10_000,
     learning_starts=127,
     batch_size=128,
@@ -50,6 +51,7 @@ _tutorial = Config(
     exploration_initial_eps=0.9,
     exploration_final_eps=0.05,
     exploration_time_constant=1_000.0,
+    exploration_repeat=None,
 )
 
 # Mnih 2015, extended data table 1, in steps of the agent, which are the frames that it sees: one of every 4 of the
@@ -61,6 +63,7 @@ _dqn = Config(
     munchausen=None,
     gamma=0.99,
     n_steps=1,
+    cut_n_steps=False,
     buffer_size=1_000_000,
     learning_starts=50_000,
     batch_size=32,
@@ -75,6 +78,7 @@ _dqn = Config(
     exploration_initial_eps=1.0,
     exploration_final_eps=0.1,
     exploration_fraction=0.02,
+    exploration_repeat=None,
     log_interval=10_000,
 )
 
@@ -84,7 +88,9 @@ _plain = replace(
     loss=QLearning(error="huber"),
     munchausen=None,
     n_steps=1,
+    cut_n_steps=False,
     learning_rate=1e-3,
+    exploration_repeat=None,
 )
 
 # Noisy layers explore by themselves: ε is 0 from the start (Fortunato 2018, section 3.2).

@@ -9,6 +9,7 @@ runs/<env>/<experiment>/
     best/                 the same, of the best evaluation so far; with eval_freq
     result.json           the final evaluation
     lock                  held by the process that trains here
+    running.json          which process that is, for whoever looks on (see `upright.control`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from upright import storage
+from upright import control, storage
 from upright.agent import Agent, allowed_source, named_environment
 from upright.checked import check_counts
 from upright.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, Checkpoints
@@ -32,6 +33,7 @@ from upright.config import Config, Prioritised
 from upright.envs import Playing
 from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
 from upright.evaluate import check_seed
+from upright.exploration import Repeats
 from upright.folders import describe_run, is_same, is_taken, remove_run, write_description
 from upright.generators import generator_state, set_generator_state
 from upright.metrics import EpisodeStatistics, JsonLines, Progress
@@ -106,9 +108,15 @@ class Run:
             raise UprightError(
                 f"The replay memory needs {in_gib(needed)}, which this machine refuses: lower buffer_size."
             ) from error
-        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs)
+        self._begin_episodes()
         if self.folder is not None:
             self._claim(self.folder)
+
+    def _begin_episodes(self) -> None:
+        """Forget what the steps so far left undone."""
+        config = self.config
+        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs, config.cut_n_steps)
+        self.repeats = Repeats(config.exploration_repeat, config.num_envs)
 
     @property
     def name(self) -> str:
@@ -131,7 +139,7 @@ class Run:
         self._first_episode += self.episodes.count + 1
         self.vector = make_vector(self.source, self.config, self.seed, self._first_episode)
         self.obs, self.mask = self.vector.reset()
-        self.nstep = NStep(self.config.n_steps, self.config.gamma, self.config.num_envs)
+        self._begin_episodes()
         self.episodes.forget_running()
 
     def report(self, metrics: dict[str, float]) -> Progress:
@@ -154,6 +162,7 @@ class Run:
         source: EnvironmentSource | None = None,
         network: Any = None,
         trust: bool = False,
+        config: Config | None = None,
     ) -> Run:
         """The run in a folder as its newest whole checkpoint has it: `train` goes on as if it had never stopped.
 
@@ -162,6 +171,8 @@ class Run:
         network: the module or factory again, if it was one of the user's own
         trust: import the modules that the files name for the environment and its wrappers, and so run their code; hand
         paths to them, and start as many environments as the files say
+        config: the settings that the run has to have, but for `total_timesteps`, to which it trains; what they name is
+        then named by the caller, and needs no trust
         Raises RunError when there is nothing whole to go on from, or another process trains there.
         """
         folder = Path(folder)
@@ -178,13 +189,17 @@ class Run:
         held = storage.lock(folder)
         try:
             found = Checkpoints(folder, 1).newest()
-            config, seed, named = _described(folder, found.about)
+            settings, seed, named = _described(folder, found.about)
+            if config is not None:
+                total_timesteps, trust = config.total_timesteps, True
             if total_timesteps is not None:
-                config = config.override(total_timesteps=total_timesteps)
-            where = allowed_source(source, named, config, trust)
-            if config.num_envs > MOST_ENVIRONMENTS and not trust:
+                settings = settings.override(total_timesteps=total_timesteps)
+            if config not in (None, settings):
+                raise RunError(f"The run in {folder} has other settings; choose another folder (--out).")
+            where = allowed_source(source, named, settings, trust)
+            if settings.num_envs > MOST_ENVIRONMENTS and not trust:
                 raise EnvironmentFault(
-                    f"The run in {folder} has {config.num_envs:,} environments; if you trust its files to start so "
+                    f"The run in {folder} has {settings.num_envs:,} environments; if you trust its files to start so "
                     "many, say so: --trust, or trust=True."
                 )
             if network is None and found.about.get("own_network"):
@@ -192,7 +207,7 @@ class Run:
             of_learner = "learner/online/"
             parameters = {k.removeprefix(of_learner): v for k, v in found.arrays.items() if k.startswith(of_learner)}
             try:
-                run = cls(where, config, seed, None, network, parameters)
+                run = cls(where, settings, seed, None, network, parameters)
             except ValueError as error:
                 raise RunError(f"The checkpoint in {folder} does not fit its run: {error}") from error
             try:
@@ -204,6 +219,7 @@ class Run:
             held.release()
             raise
         run._lock = held
+        control.announce(folder)
         return run
 
     def _take_up(self, folder: Path, found: Checkpoint) -> None:
@@ -265,6 +281,7 @@ class Run:
             for i in differing:
                 playing[i] = Playing(playing[i].episode + 1)
                 self.nstep.forget(i)
+                self.repeats.forget(i)
                 self.episodes.forget(i)
             lost |= differing
         if not lost:
@@ -285,6 +302,7 @@ class Run:
             "learner": self.agent.learner.state(),
             "replay": self.replay.state(),
             "nstep": self.nstep.state(),
+            "repeats": self.repeats.state(),
             "episodes": self.episodes.state(),
             "playing": {
                 "episode": np.array([each.episode for each in playing], np.int64),
@@ -325,6 +343,9 @@ class Run:
         self.replay.load_state(parts["replay"])
         self.nstep.load_state(parts["nstep"])
         self._check_actions(parts["nstep"].get("action", np.zeros(0, np.int64)))
+        if self.config.exploration_repeat is not None:
+            self.repeats.load_state(parts["repeats"])
+            self._check_actions(parts["repeats"]["action"])
         self.episodes.load_state(parts["episodes"])
         playing = parts["playing"]
         for name in ("episode", "length"):
@@ -408,7 +429,10 @@ class Run:
         if self.metrics is not None:
             self.metrics.close()
         if self._lock is not None:
+            if self.folder is not None:
+                control.withdraw(self.folder)
             self._lock.release()
+            self._lock = None  # closed again, it leaves the next process's marker alone
 
     def _claim(self, folder: Path) -> None:
         """Make the folder of a new run; refuse one that another run has, or an experiment with other settings."""
@@ -433,6 +457,7 @@ class Run:
         if is_taken(folder):  # since we looked
             raise refusal
         try:
+            control.announce(folder)  # before there is a file by which others find it
             self.metrics = JsonLines(folder / "metrics.jsonl")
             write_description(folder.parent, self.source, self.config)
             self._checkpoints = Checkpoints(folder, self.config.keep_checkpoints)
@@ -445,7 +470,7 @@ class Run:
 def _described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:
     """The settings, the seed and the environment's name that a checkpoint tells."""
     try:
-        config, seed, env = Config.from_dict(about["config"]), about["seed"], named_environment(about["env"])
+        config, seed, env = Config.from_file(about["config"]), about["seed"], named_environment(about["env"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
         raise RunError(f"The checkpoint in {folder} does not describe a run: {error}.") from error
     check_seed(seed)

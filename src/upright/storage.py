@@ -22,7 +22,7 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
-from upright.errors import RunError
+from upright.errors import FolderInUse, RunError
 from upright.replay.ring import available_bytes
 
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
@@ -143,6 +143,14 @@ def read(path: Path, limit: int | None = None) -> bytes:
         return file.read(size)
 
 
+def read_from(path: Path, first: int) -> tuple[int, bytes]:
+    """What a file that grows holds from `first` on, or from 0 where it has become shorter than that; and which."""
+    with _opened(path) as (file, size):
+        first = first if first <= size else 0
+        file.seek(first)
+        return first, file.read()
+
+
 def size_and_digest(path: Path) -> tuple[int, str]:
     """Of a regular file, which is not kept in memory. Raises RunError as `read` does."""
     with _opened(path) as (file, size):
@@ -238,17 +246,20 @@ def refuse_link(path: Path) -> None:
         raise RunError(f"{path} is a link, which is not followed out of a run's folder; remove it.")
 
 
-def lock(folder: Path) -> filelock.BaseFileLock:
-    """Hold a folder for this process alone. The system lets go of it when the process ends, however it does."""
+def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
+    """Hold a folder for this process alone. The system lets go of it when the process ends, however it does.
+
+    patience: seconds to wait for another process to let go of it
+    """
     path = folder / "lock"
-    held = filelock.FileLock(path)
+    held = filelock.FileLock(path, thread_local=False)  # whichever thread closes the run
     try:
         # Locking empties the file, which therefore must not be another's by a link.
         if os.path.lexists(path) and not is_own_file(path.lstat()):
             raise RunError(f"{path} is a link or no file; remove it.")
-        held.acquire(timeout=0)
+        held.acquire(timeout=patience)
     except filelock.Timeout as error:
-        raise RunError(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
+        raise FolderInUse(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder (--out).") from error
     return held

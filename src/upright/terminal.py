@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from upright.metrics import Progress
+from upright.sources import logger
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +26,35 @@ SAID = (
     ("", "time/fps", "{:,.0f} steps/s"),
 )
 LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def console_on(file: Any) -> Console:
+    """Where to print. What is piped into a file or another program is not cut to the width of a terminal."""
+    from rich.console import Console
+
+    return Console(file=file) if file.isatty() else Console(file=file, width=240)
+
+
+@contextlib.contextmanager
+def printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Print what is logged meanwhile, and what is said through the function that this yields."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    handler = logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield say
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class Terminal:

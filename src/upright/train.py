@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from upright import control
 from upright.config import Config
 from upright.errors import EnvironmentFault, EpisodesLost
 from upright.metrics import Progress
@@ -33,7 +34,8 @@ def train(run: Run) -> Iterator[Progress]:
     try:
         while run.step < config.total_timesteps and not run.stopping:
             epsilon = exploration_rate(config, run.step)
-            action = run.agent.act(run.obs, run.mask, epsilon, run.random)
+            action, explored = run.agent.act(run.obs, run.mask, epsilon, run.random)
+            run.repeats.apply(action, explored, run.mask, run.random)
             try:
                 outcome = run.vector.step(action)
             except EpisodesLost:
@@ -42,8 +44,9 @@ def train(run: Run) -> Iterator[Progress]:
             except EnvironmentFault:
                 run.checkpoint()  # nothing of this step has been learned yet
                 raise
-            for transition in run.nstep.push(run.obs, action, run.mask, outcome):
+            for transition in run.nstep.push(run.obs, action, run.mask, outcome, explored):
                 run.replay.push(*transition)
+            run.repeats.end(outcome)
             run.obs, run.mask = outcome.obs, outcome.mask
             before, run.step = run.step, run.step + sum(outcome.valid)
             run.episodes.add(run.step, outcome)
@@ -73,6 +76,7 @@ def train(run: Run) -> Iterator[Progress]:
                     metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
                     run.keep_best(evaluation.mean)
                 progress = run.report(metrics)
+                control.answer(run)
             else:
                 progress = None
             if run.step >= config.total_timesteps or _crosses(config.checkpoint_every, before, run.step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,43 +22,52 @@ class NStep:
         (sₜ, aₜ, Σ_{k<n} γᵏ rₜ₊ₖ, γⁿ, sₜ₊ₙ)
     and at an episode's end all that wait leave with the k < n steps that they have: with discount 0 when it
     terminated, and γᵏ, bootstrapping on its last observation, when it was truncated.
+
+    With cut, all that wait leave before a random action, too, bootstrapping on the observation that it answers: what
+    it leads to says nothing about the greedy policy (Watkins 1989, who so ends the traces of Q(λ)).
     """
 
-    def __init__(self, n: int, gamma: float, num_envs: int) -> None:
-        self.n, self.gamma = n, gamma
+    def __init__(self, n: int, gamma: float, num_envs: int, cut: bool = False) -> None:
+        self.n, self.gamma, self.cut = n, gamma, cut
         self._waiting: list[deque[tuple[Any, Any, float, Any]]] = [deque() for _ in range(num_envs)]
 
     def push(
-        self, obs: np.ndarray, action: np.ndarray, mask: np.ndarray | None, outcome: Outcome
+        self,
+        obs: np.ndarray,
+        action: np.ndarray,
+        mask: np.ndarray | None,
+        outcome: Outcome,
+        explored: Sequence[bool],
     ) -> Iterator[Transition]:
-        """Take one step of every environment; yield the transitions that it completes."""
+        """Take one step of every environment; yield the transitions that it completes.
+
+        explored `[E]`: whether the action was drawn at random
+        """
         for i, waiting in enumerate(self._waiting):
             if not outcome.valid[i]:
                 continue
-            waiting.append((obs[i], action[i], outcome.reward[i], None if mask is None else mask[i]))
+            allowed = None if mask is None else mask[i]
+            if self.cut and explored[i]:
+                while waiting:
+                    yield self._fold(waiting, 1.0, obs[i], allowed)
+                    waiting.popleft()
+            waiting.append((obs[i], action[i], outcome.reward[i], allowed))
             terminated = outcome.terminated[i]
             ended = terminated or outcome.truncated[i]
             while waiting and (ended or len(waiting) == self.n):
-                yield self._fold(waiting, terminated, outcome, i)
+                next_mask = None if outcome.next_mask is None else outcome.next_mask[i]
+                yield self._fold(waiting, 0.0 if terminated else 1.0, outcome.next_obs[i], next_mask)
                 waiting.popleft()
 
     def _fold(
-        self, waiting: deque[tuple[Any, Any, float, Any]], terminated: bool, outcome: Outcome, i: int
+        self, waiting: deque[tuple[Any, Any, float, Any]], goes_on: float, next_obs: Any, next_mask: Any
     ) -> Transition:
         reward, discount = 0.0, 1.0
         for step in waiting:
             reward += discount * step[2]
             discount *= self.gamma
         first_obs, first_action, _, first_mask = waiting[0]
-        return Transition(
-            first_obs,
-            first_action,
-            reward,
-            0.0 if terminated else discount,
-            outcome.next_obs[i],
-            first_mask,
-            None if outcome.next_mask is None else outcome.next_mask[i],
-        )
+        return Transition(first_obs, first_action, reward, goes_on * discount, next_obs, first_mask, next_mask)
 
     def forget(self, env: int) -> None:
         """Drop the steps of one environment that wait for more."""

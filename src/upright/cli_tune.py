@@ -1,0 +1,148 @@
+"""`upright tune`: what it searches, what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from upright import storage
+from upright.arguments import Tune
+from upright.cli_experiments import seeds_of
+from upright.errors import RunError, SettingError
+from upright.experiment import train_tasks
+from upright.folders import numbered_folders
+from upright.pool import train_in_processes
+from upright.result import signals
+from upright.search_space import SPACE, check_space, narrowed, read_space
+from upright.seeds import Event, Finished, Reported, Task, Warned, finished
+from upright.terminal import console_on, printed
+from upright.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
+
+NOTHING_FINISHED = 1
+EVALUATIONS = 10  # of a trial, where --eval-freq does not say how often
+
+
+def tune(arguments: Tune) -> int:
+    """Search for settings, and say what came of it and how to judge it."""
+    study = _study(arguments)
+    console = console_on(sys.stderr if arguments.json else sys.stdout)
+    stop = None
+    warned: set[str] = set()
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    with printed(None, quiet=True):  # what a run says as it is made, its seeds' processes say
+        say(
+            f"Searching {len(study.space)} settings for {study.env}: {arguments.trials:,} trials of "
+            f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
+        )
+
+        def train(tasks: Sequence[Task]) -> Generator[Event]:
+            return train_tasks(tasks, arguments.jobs) if arguments.jobs is not None else _at_once(tasks)
+
+        trials = run_trials(study, arguments.trials, train)
+        received: list[int] = []
+        status = None if arguments.quiet or not console.is_terminal else console.status("")
+        try:
+            with signals(received), contextlib.closing(trials), status or contextlib.nullcontext():
+                number = 0
+                for event in trials:
+                    match event:
+                        case Began(number=number, drawn=drawn):
+                            say(f"trial {number}: {_settings(drawn)}")
+                        case Ended(score=None, why=why):
+                            say(f"trial {number} {why}")
+                        case Ended(score=float(score)):
+                            say(f"trial {number} came to {score:.4g}")
+                        case Warned(text=text) if text not in warned:
+                            warned.add(text)
+                            say(text)
+                        case Reported(task=task, step=step) if status is not None:
+                            status.update(f"trial {number}, {Path(task.folder).name}: step {step:,}")
+        except KeyboardInterrupt:
+            stop = received[0]
+            say("Stopped; the same command goes on.")
+        best = _best(study.folder)
+        command = _command(arguments, study)
+        if best is None:
+            say("No trial has come to its end.")
+        else:
+            summary = best["summary"]["interquartile_mean"]
+            came_to = "{:.4g} [{:.4g}, {:.4g}]".format(summary["value"], *summary["interval"])
+            say(f"Best: trial {best['trial']}, {came_to}: {_settings(best['drawn'])}")
+            say(
+                f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, "
+                "on which it was chosen: it flatters, the more the more trials there were. To judge these settings, "
+                "train fresh seeds:"
+            )
+            say(f"  {command}")
+    if arguments.json:
+        print(json.dumps({"env": study.env, "study": str(study.folder), "best": best, "command": best and command}))
+    return 128 + stop if stop is not None else NOTHING_FINISHED if best is None else 0
+
+
+def _study(arguments: Tune) -> Study:
+    for name, count in (("trials", arguments.trials), ("jobs", arguments.jobs)):
+        if count is not None and count < 1:
+            raise SettingError(f"{name} is {count}, but it has to be 1 or more.")
+    seeds = tuple(seeds_of(arguments))
+    config = arguments.config
+    if config.eval_freq == 0:
+        config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
+    space = SPACE
+    if arguments.space is not None:
+        space = read_space(arguments.space)
+        check_space(space, config)
+    space = narrowed(space, arguments.given, config)
+    if not space:
+        raise SettingError("There is nothing left to search: every setting of the space is given.")
+    about = describe_study(arguments.env, config, space, seeds)
+    folder = arguments.out or next(
+        each
+        for each in numbered_folders(Path("runs"), arguments.env, "tune")
+        if not each.exists() or is_same_study(each, about)
+    )
+    return Study(arguments.env, config, space, seeds, folder)
+
+
+def _at_once(tasks: Sequence[Task]) -> Generator[Event]:
+    """All seeds of a trial at the same time, also on fewer cores, so that it can be pruned early."""
+    missing = []
+    for task in tasks:
+        if (result := finished(task)) is None:
+            missing.append(task)
+        else:
+            yield Finished(task, result)
+    yield from train_in_processes(missing, len(missing))
+
+
+def _best(folder: Path) -> dict[str, Any] | None:
+    try:
+        return storage.read_json(folder / "best.json")
+    except RunError:
+        return None
+
+
+def _command(arguments: Tune, study: Study) -> str:
+    """What trains the best settings on seeds that the study has not seen."""
+    first = max(FRESH, study.seeds[-1] + 1)
+    words = ["upright", "train", study.env, "--config", str(study.folder / "best.json"), "--seeds", "20"]
+    words += ["--seed", str(first)]
+    if study.config.wrapper:  # a file's word is not taken for what imports a module
+        words += ["--wrapper", *study.config.wrapper]
+    if study.config.env_kwargs:
+        words += ["--env-kwargs", *(f"{key}={json.dumps(value)}" for key, value in study.config.env_kwargs.items())]
+    return shlex.join(words)
+
+
+def _settings(drawn: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in drawn.items()
+    )

@@ -1,0 +1,365 @@
+"""What a saved policy does: one greedy episode, with its pictures and with all that it thought at each step.
+
+A worker process of the dashboard's own plays it, so that training pays nothing, and a page that asks for another moment
+need not wait for an environment that hangs.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from upright.errors import EnvironmentFault, RunError, UprightError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from upright.agent import Agent
+    from upright.envs import Environment
+    from upright.sources import EnvironmentSource
+
+MOST_STEPS = 2_000  # of an episode that are shown
+MOST_BYTES = 192 * 2**20  # of its pictures
+WIDEST = 640  # pixels of a picture
+PATIENCE = 120.0  # seconds for the next sign of life of a worker: importing PyTorch takes long on a busy machine
+STEPS_BETWEEN_SIGNS = 25
+BINS = 48  # of a return distribution's histogram
+
+# What the numbers of some well-known actions mean.
+ACTION_NAMES = {
+    "CartPole": ("left", "right"),
+    "MountainCar": ("left", "none", "right"),
+    "Acrobot": ("torque −1", "torque 0", "torque +1"),
+    "LunarLander": ("nothing", "left engine", "main engine", "right engine"),
+    "FrozenLake": ("left", "down", "right", "up"),
+    "CliffWalking": ("up", "right", "down", "left"),
+    "Taxi": ("south", "north", "east", "west", "pick up", "drop off"),
+    "Blackjack": ("stick", "hit"),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be played: the folder of a run, which of its moments, which evaluation episode."""
+
+    folder: Path
+    moment: str
+    episode: int
+    trust: bool
+
+
+def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tuple[dict[str, Any], list[bytes]]:
+    """Play one greedy episode: what was seen and thought at each step, and a JPEG of each.
+
+    The episode is that of the same number in `upright evaluate` with seed 0. Raises UprightError.
+    """
+    from upright.envs import EVALUATION_INDEX, make_environment
+    from upright.evaluate import begin, check_spaces
+
+    agent, source, step = _agent(wish)
+    network, why = _network(agent), ""
+    try:
+        environment = make_environment(source, agent.config, 0, EVALUATION_INDEX, render_mode="rgb_array")
+    except EnvironmentFault as error:
+        why = str(error)
+        environment = make_environment(source, agent.config, 0, EVALUATION_INDEX)
+    try:
+        check_spaces(environment, agent.spaces)
+        shown, pictures = _episode(agent, network, environment, *begin(environment, wish.episode), report)
+    finally:
+        environment.close()
+    shown["pictures"] = [len(each) for each in pictures]
+    shown["why_no_pictures"] = "" if pictures else why or "The environment draws no picture (render_mode='rgb_array')."
+    shown["step"], shown["gamma"], shown["actions"] = step, agent.config.gamma, _names(environment)
+    return shown, pictures
+
+
+def _episode(
+    agent: Agent, network: Any, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
+) -> tuple[dict[str, Any], list[bytes]]:
+    q: list[list[float | None]] = []
+    actions: list[int] = []
+    rewards: list[float] = []
+    outputs: list[np.ndarray | None] = []
+    pictures: list[bytes] = []
+    size, terminated, truncated = 0, False, False
+    while not (terminated or truncated) and len(actions) < MOST_STEPS and size < MOST_BYTES:
+        picture = _picture(environment)
+        if picture is not None:
+            pictures.append(picture)
+            size += len(picture)
+        values = agent.learner.q_values(obs[None])[0]
+        outputs.append(None if network is None else _output(agent, network, obs))
+        allowed = values if mask is None else np.where(mask, values, -np.inf)
+        action = int(allowed.argmax())
+        q.append([_round(value) if mask is None or mask[i] else None for i, value in enumerate(values)])
+        actions.append(action)
+        obs, reward, terminated, truncated, info = environment.step(action)
+        mask = info.get("action_mask")
+        rewards.append(float(reward))
+        if len(actions) % STEPS_BETWEEN_SIGNS == 0:
+            report(len(actions))
+    if pictures and len(pictures) < len(actions):
+        pictures = []  # an environment that stops drawing half-way
+    reached, following = [0.0] * len(rewards), 0.0
+    for k in reversed(range(len(rewards))):
+        following = reached[k] = rewards[k] + agent.config.gamma * following
+    return {
+        "q": q,
+        "chosen": actions,
+        "rewards": [_round(each) for each in rewards],
+        "reached": [_round(each) for each in reached],
+        "total": sum(rewards),
+        "ended": "terminated" if terminated else "truncated" if truncated else "cut",
+        "distribution": _histograms(agent, outputs),
+    }, pictures
+
+
+def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
+    """The policy of that moment, its environment, and the step that it is of, where its file says so."""
+    from upright.agent import Agent, allowed_source, load, named_environment
+    from upright.checkpoint import Checkpoints
+    from upright.config import Config
+    from upright.envs import EVALUATION_INDEX, make_environment
+
+    if not wish.moment.startswith("step-"):
+        policy = load(wish.folder / wish.moment, device="cpu", trust=wish.trust)
+        source = policy.where_to_act()
+        return policy, source, None
+    step = int(wish.moment.removeprefix("step-"))
+    about, parameters = Checkpoints(wish.folder, 1).policy(step)
+    if about.get("own_network"):
+        raise RunError("This run has a network of its maker's, which no file holds: it cannot be shown here.")
+    try:
+        # Off the accelerator, which training may need.
+        config = Config.from_dict(about["config"]).override(engine="auto", device="cpu")
+        named = named_environment(about.get("env"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"The checkpoint at step {step:,} does not describe a run: {error}.") from error
+    source = allowed_source(None, named, config, wish.trust)
+    environment = make_environment(source, config, 0, EVALUATION_INDEX)
+    try:
+        agent = Agent(config, environment.observations, environment.actions, source)
+    finally:
+        environment.close()
+    try:
+        agent.learner.load_parameters(parameters)
+    except ValueError as error:
+        raise RunError(f"The checkpoint at step {step:,} does not fit its run: {error}") from error
+    return agent, source, step
+
+
+def _network(agent: Agent) -> Any:
+    """The network that says more than Q: of an agent that learns the return's distribution; None for others.
+
+    Q-values come from the learner, whichever its engine, so that PyTorch is only loaded where it is needed.
+    """
+    from upright.config import QLearning
+
+    if isinstance(agent.config.loss, QLearning) or agent.has_own_network:
+        return None
+    import torch
+
+    from upright.networks import Network
+
+    network = Network(agent.config, agent.observations.shape, agent.observations.is_image, agent.actions.n)
+    parameters = agent.learner.parameters()
+    network.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in parameters.items()})
+    return network.eval()
+
+
+def _output(agent: Agent, network: Any, obs: np.ndarray) -> np.ndarray:
+    """What the network says of the return's distribution, `[A, N]`: logits of atoms, or quantiles."""
+    import torch
+
+    from upright.config import ImplicitQuantile
+    from upright.losses import midpoints
+
+    loss = agent.config.loss
+    with torch.inference_mode():
+        tensor = torch.from_numpy(obs[None]).float()
+        tensor = tensor / 255 if agent.observations.is_image else tensor
+        if isinstance(loss, ImplicitQuantile):
+            fractions = midpoints(loss.policy_quantiles, torch.ones(1)).expand(1, -1)
+            output = network(tensor, fractions)
+        else:
+            output = network(tensor)
+    found: np.ndarray = output[0].numpy()
+    return found
+
+
+def _histograms(agent: Agent, outputs: list[np.ndarray | None]) -> dict[str, Any] | None:
+    """Each step's distribution over the same bins: probabilities `[T][A][bins]` between `edges`."""
+    from upright.config import Categorical
+
+    if not outputs or outputs[0] is None:
+        return None
+    stacked = np.stack([each for each in outputs if each is not None]).astype(np.float64)  # [T, A, N]
+    loss = agent.config.loss
+    if isinstance(loss, Categorical):
+        weights = np.exp(stacked - stacked.max(axis=2, keepdims=True))
+        probability = weights / weights.sum(axis=2, keepdims=True)
+        half = (loss.v_max - loss.v_min) / (loss.atoms - 1) / 2
+        edges = np.linspace(loss.v_min - half, loss.v_max + half, loss.atoms + 1)
+        merged = max(1, math.ceil(loss.atoms / 64))
+        starts = np.arange(0, loss.atoms, merged)
+        probability = np.add.reduceat(probability, starts, axis=2)
+        edges = np.append(edges[starts], edges[-1])
+        kind = f"probability of {loss.atoms} atoms"
+    else:
+        low, high = float(stacked.min()), float(stacked.max())
+        edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+        place = np.clip(np.searchsorted(edges, stacked, side="right") - 1, 0, BINS - 1)
+        steps, actions, count = stacked.shape
+        row = np.arange(steps * actions).repeat(count)
+        counted = np.bincount(row * BINS + place.reshape(-1), minlength=steps * actions * BINS)
+        probability = counted.reshape(steps, actions, BINS) / count
+        kind = f"share of {count} quantiles"
+    return {
+        "edges": [_round(each) for each in edges],
+        "probability": np.round(probability, 4).tolist(),
+        "kind": kind,
+    }
+
+
+def _picture(environment: Environment) -> bytes | None:
+    from PIL import Image
+
+    frame = environment.env.render() if environment.env.render_mode == "rgb_array" else None
+    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+        return None
+    image = Image.fromarray(frame)
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, max(1, image.height * WIDEST // image.width)))
+    elif image.width < 320:  # a small picture's pixels are meant to be seen
+        scale = 320 // image.width + 1
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=88, subsampling=0)
+    return content.getvalue()
+
+
+def _names(environment: Environment) -> list[str]:
+    spec = environment.unwrapped.spec
+    known = ACTION_NAMES.get("" if spec is None else spec.id.rpartition("-")[0], ())
+    count = environment.actions.n
+    if len(known) == count:
+        return list(known)
+    names = [str(environment.actions.decode(each)) for each in range(count)]
+    return [f"action {each}" if each.isdigit() else each for each in names]
+
+
+def _round(value: float) -> float:
+    """Six digits: more than any chart shows."""
+    return float(f"{value:.6g}")
+
+
+class Player:
+    """Keeps one worker process, which plays one episode at a time."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self._turn = threading.Lock()
+        self._changing = threading.RLock()  # held while the worker is started or ended
+
+    def play(self, wish: Wish, report: Callable[[int], None]) -> tuple[dict[str, Any], list[bytes]]:
+        """As `play` above, in the worker. Raises UprightError, also when the worker hangs or dies."""
+        with self._turn:
+            connection = self._ready()
+            try:
+                connection.send(wish)
+                while True:
+                    if not connection.poll(PATIENCE):
+                        raise EnvironmentFault(
+                            f"The environment has not answered for {PATIENCE:.0f} seconds; its worker was ended."
+                        )
+                    kind, value = connection.recv()
+                    if kind == "steps":
+                        report(value)
+                    elif kind == "failed":
+                        raise UprightError(value)
+                    else:
+                        shown, pictures = value
+                        return shown, pictures
+            except (EOFError, OSError) as error:
+                self.close()
+                raise EnvironmentFault("The process that plays the episode died; try another moment.") from error
+            except EnvironmentFault:
+                self.close()
+                raise
+
+    def prepare(self) -> None:
+        """Start the worker, so that it has loaded what it needs by the time that somebody presses play."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._ready()
+            finally:
+                self._turn.release()
+
+    def close(self) -> None:
+        """End the worker."""
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join(5)
+            if self._connection is not None:
+                self._connection.close()
+            self._process = self._connection = None
+
+    def _ready(self) -> Connection:
+        with self._changing:
+            if self._process is not None and self._process.is_alive() and self._connection is not None:
+                return self._connection
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+            return self._connection
+
+
+def _work(connection: Connection) -> None:
+    """Play what comes through the pipe until it closes, with one thread and behind whatever trains here."""
+    import signal
+    import sys
+    import warnings
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settings: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ.update(settings)
+    if hasattr(os, "nice"):
+        os.nice(5)
+    warnings.simplefilter("ignore")
+    import PIL.Image  # noqa: F401
+
+    import upright.agent
+    import upright.envs
+    import upright.evaluate  # noqa: F401 - loaded by the time that somebody presses play
+
+    sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
+    while True:
+        try:
+            wish = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            connection.send(("done", play(wish, lambda steps: connection.send(("steps", steps)))))
+        except BrokenPipeError:
+            return
+        except UprightError as error:
+            connection.send(("failed", str(error)))
+        except ImportError as error:
+            connection.send(("failed", f"{error}; pip install 'upright[render]'"))
+        except Exception as error:
+            connection.send(("failed", f"The environment failed: {type(error).__name__}: {error}"))

@@ -1,0 +1,153 @@
+"""An experiment: one configuration over several seeds, each in `runs/<env>/<experiment>/seed-<seed>`.
+
+    for event in experiment("CartPole-v1", seeds=range(20), folder="runs/CartPole-v1/mine"):
+        ...
+
+What is finished is taken as it is, and what was begun goes on from its checkpoint: the same call does what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upright import storage
+from upright.cluster import train_on_cluster
+from upright.config import Config
+from upright.errors import RunError, SettingError
+from upright.evaluate import check_seed
+from upright.folders import describe_run, is_same, seed_folder, write_description
+from upright.pool import cores, train_in_processes
+from upright.run import Run
+from upright.seeds import Event, Finished, Task, finished
+from upright.sources import EnvironmentSource, describe, portable_name
+from upright.statistics import CONFIDENCE, Statistic, bootstrap_interval, interquartile_mean, wilson_interval
+
+STATISTICS: dict[str, Statistic] = {
+    "interquartile_mean": interquartile_mean,
+    "mean": np.mean,
+    "median": np.median,
+    "worst": np.min,
+}
+
+
+def experiment(
+    env: EnvironmentSource,
+    config: Config | None = None,
+    seeds: Iterable[int] = range(10),
+    *,
+    folder: str | os.PathLike[str],
+    jobs: int | None = None,
+    cluster: str | None = None,
+    preset: str | None = None,
+    tensorboard: bool = False,
+) -> Generator[Event]:
+    """Train these seeds side by side, and yield what happens: Reported, Warned, and a Finished or Failed for each.
+
+    folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
+    cluster: the address of a Ray cluster that trains them instead, or "auto" (see `upright.cluster`)
+    preset: where the settings started from, for the results
+    One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.
+    Raises, before anything is trained or written, what a `Run` with these settings would raise.
+    """
+    tasks = plan(env, config or Config(), seeds, Path(folder), preset, tensorboard, elsewhere=cluster is not None)
+    return train_tasks(tasks, jobs, cluster)
+
+
+def plan(
+    env: EnvironmentSource,
+    config: Config,
+    seeds: Iterable[int],
+    folder: Path,
+    preset: str | None = None,
+    tensorboard: bool = False,
+    elsewhere: bool = False,
+) -> list[Task]:
+    """A task for each seed of the experiment in this folder. Raises UprightError where they could not be trained.
+
+    elsewhere: they will be trained on other machines, which know the folder by its absolute path, and may have another
+    device
+    """
+    name = portable_name(env)
+    if name is None:
+        raise SettingError(
+            f"{describe(env)} cannot be made in another process: give a registered id, or a class of an importable "
+            "module, by itself or as module:Class."
+        )
+    if folder.exists() and not is_same(folder / "config.json", name, config) and any(folder.iterdir()):
+        raise RunError(
+            f"{folder} holds an experiment with another environment or other settings; choose another folder (--out)."
+        )
+    for seed in (seeds := list(seeds)):
+        check_seed(seed)
+    tried = config.override(num_envs=1, vectorization_mode="sync")
+    if elsewhere:
+        folder, tried = folder.absolute(), tried.override(device="auto")
+    Run(name, tried).close()  # raises what every seed would raise
+    settings = describe_run(name, config)["config"]
+    return [Task(name, settings, int(seed), str(seed_folder(folder, seed)), preset, tensorboard) for seed in seeds]
+
+
+def train_tasks(tasks: Sequence[Task], jobs: int | None = None, cluster: str | None = None) -> Generator[Event]:
+    """Train these tasks, of one experiment or of several, that `plan` gave; what is finished comes first."""
+    count = at_once(tasks, jobs)
+    if jobs is not None and cluster is not None:
+        raise SettingError("jobs is for the cores of this machine, and cluster for those of another: give one of them.")
+    missing = []
+    for task in tasks:
+        result = finished(task)
+        if result is None:
+            missing.append(task)
+        else:
+            yield Finished(task, result)
+    for folder, task in {Path(task.folder).parent: task for task in missing}.items():
+        write_description(folder, task.env, Config.from_dict(task.config))
+    if not missing:
+        return
+    yield from train_in_processes(missing, count) if cluster is None else train_on_cluster(missing, cluster)
+
+
+def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:
+    """How many of these tasks are trained at once: one a core, or as many fewer as each has workers of its own."""
+    if jobs is not None and jobs < 1:
+        raise SettingError(f"jobs is {jobs}, but it has to be 1 or more.")
+    taken = max((task.cores for task in tasks), default=1)
+    return max(1, min(cores() // taken, len(tasks), jobs or len(tasks)))
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the final policies of an experiment's seeds come to, from their results.
+
+    Each statistic of the final mean returns, and the share of seeds solved, has its 95 % interval [low, high]: by the
+    bootstrap over seeds, and Wilson's. The worst seed's can only reach upwards: no resample holds a worse one.
+    """
+    results = sorted(results, key=lambda result: result["seed"])
+    means = [result["final_mean"] for result in results]
+    summary: dict[str, Any] = {
+        "env": results[0]["env"],
+        "steps": max(result["steps"] for result in results),
+        "seeds": [result["seed"] for result in results],
+        "final_means": means,
+        "confidence": CONFIDENCE,
+    }
+    for name, statistic in STATISTICS.items():
+        value = float(statistic(np.array(means), axis=-1))
+        summary[name] = {"value": value, "interval": list(bootstrap_interval(statistic, means))}
+    thresholds = {result["threshold"] for result in results}
+    if None not in thresholds and len(thresholds) == 1:
+        solved, count = sum(result["solved"] for result in results), len(results)
+        summary["threshold"] = thresholds.pop()
+        summary["solved"] = {"seeds": solved, "share": solved / count, "interval": list(wilson_interval(solved, count))}
+    seconds = [result["seconds"] for result in results]
+    summary["seconds"] = {"total": round(sum(seconds), 3), "mean": round(float(np.mean(seconds)), 3)}
+    return summary
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json into the experiment's folder; its seeds' results hold all that it was computed from."""
+    storage.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -1,0 +1,70 @@
+"""Random actions that are gone on with: temporally extended ε-greedy exploration, εz-greedy.
+
+Dabney, Ostrovski, Barreto: "Temporally-Extended ε-Greedy Exploration", ICLR 2021, arXiv:2006.01782.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from upright.checked import check_counts
+
+if TYPE_CHECKING:
+    from upright.vectors import Outcome
+
+LONGEST = 10_000  # steps; Dabney 2021, section 4
+
+
+class Repeats:
+    """The random actions that E environments are in the midst of   (Dabney 2021, algorithm 1).
+
+    A random action is taken for n steps in a row, n drawn from the zeta distribution P(n) = n^−μ / ζ(μ); a few in a
+    thousand last for a hundred steps at μ = 2. It ends sooner with its episode, or where a mask forbids it.
+    """
+
+    def __init__(self, exponent: float | None, num_envs: int) -> None:
+        """`exponent`: μ above, or None: every random action is taken once."""
+        self.exponent = exponent
+        self._action, self._left = [0] * num_envs, [0] * num_envs
+
+    def apply(
+        self, action: np.ndarray, explored: list[bool], mask: np.ndarray | None, random: np.random.Generator
+    ) -> None:
+        """Put what goes on in place of the ε-greedy `action [E]`, and draw how long what is new there will.
+
+        explored `[E]`: which of the actions are random ones, before and after
+        """
+        if self.exponent is None:
+            return
+        for i, left in enumerate(self._left):
+            if left and (mask is None or mask[i, self._action[i]]):
+                action[i], explored[i], self._left[i] = self._action[i], True, left - 1
+            elif explored[i]:
+                self._action[i], self._left[i] = int(action[i]), min(int(random.zipf(self.exponent)), LONGEST) - 1
+            else:
+                self._left[i] = 0
+
+    def end(self, outcome: Outcome) -> None:
+        """Let the actions end whose episodes did."""
+        for i, (terminated, truncated) in enumerate(zip(outcome.terminated, outcome.truncated, strict=True)):
+            if terminated or truncated:
+                self.forget(i)
+
+    def forget(self, env: int) -> None:
+        """Let one environment's action end."""
+        self._left[env] = 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The actions `[E]` that go on, and for how many steps `[E]`; nothing where none ever does."""
+        if self.exponent is None:
+            return {}
+        return {"action": np.array(self._action, np.int64), "left": np.array(self._left, np.int64)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        for name in ("action", "left"):
+            check_counts(name, state[name], (len(self._left),))
+        self._action, self._left = state["action"].tolist(), state["left"].tolist()
