@@ -83,6 +83,8 @@ def read(contestant: Contestant) -> list[dict[str, Any]]:
 
 
 def holds(result: dict[str, Any], contestant: Contestant) -> bool:
-    """Whether a result was trained with the row's settings; a setting that upright got later has its default."""
-    later = Config().to_dict() if contestant.library == "upright" else {}
-    return bool({**later, **result["settings"]} == contestant.settings)
+    """Whether a result was trained with the row's settings; what upright could not set at its time is as it was then."""
+    settings = result["settings"]
+    if contestant.library == "upright":
+        settings = Config.from_file(settings).to_dict()
+    return bool(settings == contestant.settings)

@@ -10,7 +10,7 @@ import numpy as np
 from contestants import TASKS, Task
 from figures import Figures
 
-from upright.curves import COLOURS, STYLES, Curve, aligned, save
+from upright.curves import OF_THRESHOLD, aligned, curve_of, line_of, save
 from upright.plot import pyplot
 from upright.statistics import sample_efficiency
 
@@ -54,16 +54,12 @@ def _draw(axes: Any, task: Task, rows: Sequence[Figures]) -> None:
         name = each.contestant.name
         if name not in DRAWN:
             continue
-        place, ours = DRAWN.index(name), name == DRAWN[0]
-        curves = [np.array(result["curve"]) for result in each.results]
-        steps, table = aligned([Curve(points[:, 0], points[:, 1]) for points in curves])
+        line, ours = line_of(DRAWN.index(name)), name == DRAWN[0]
+        steps, table = aligned([curve_of([point[:2] for point in result["curve"]]) for result in each.results])
         band = sample_efficiency(table)
-        axes.plot(
-            steps, band.value, color=COLOURS[place], linestyle=STYLES[place % len(STYLES)],
-            linewidth=2.2 if ours else 1.3, label=name, zorder=3 if ours else 2,
-        )  # fmt: skip
-        axes.fill_between(steps, band.low, band.high, color=COLOURS[place], alpha=0.15, linewidth=0)
-    axes.axhline(task.threshold, color="#555555", linestyle=(0, (1, 3)), linewidth=1, label="threshold")
+        axes.plot(steps, band.value, **line, linewidth=2.2 if ours else 1.3, label=name, zorder=3 if ours else 2)
+        axes.fill_between(steps, band.low, band.high, color=line["color"], alpha=0.15, linewidth=0)
+    axes.axhline(task.threshold, **OF_THRESHOLD, label="threshold")
     axes.set(xscale="log", xlabel="environment steps")
     axes.set_title(task.env, fontsize=10)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOORS.get(task.env, -np.inf)))

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from upright.config import FINAL_EPISODES
+
 # Greedy actions [E] for observations [E, ...] and, where the environment tells one, masks of allowed actions [E, A].
 Policy = Callable[[Any, Any], Any]
 
 POINTS = 20  # of a learning curve, at equal steps
-INTERIM_EPISODES, FINAL_EPISODES = 20, 100
+INTERIM_EPISODES = 20
 # Seeds of the greedy episodes: the same for all, the final ones others than the interim ones.
 INTERIM_SEED, FINAL_SEED = 10_000_000, 20_000_000
 SIDE_BY_SIDE = 20

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from pathlib import Path
 
@@ -220,11 +221,14 @@ def test_never_is_later_than_any_step(row):
     assert "| never in 2 of 3 | never in 2 of 3 |" in report._table([], [report._cells(figures)])[-1]
 
 
-def test_a_setting_that_came_later_has_its_default():
+def test_a_setting_that_came_later_is_as_it_was_before():
     ours = ROWS[0]
-    without = {name: value for name, value in ours.settings.items() if name != "keep_checkpoints"}
-    assert holds({"settings": without}, ours)
-    assert not holds({"settings": {**without, "gamma": 0.5}}, ours)
+    before = {**ours.settings, "exploration_repeat": None}
+    older = {name: value for name, value in before.items() if name != "exploration_repeat"}
+    formerly = dataclasses.replace(ours, settings=before)
+    assert holds({"settings": older}, formerly) and holds({"settings": before}, formerly)
+    assert not holds({"settings": {**older, "gamma": 0.5}}, formerly)
+    assert holds({"settings": ours.settings}, ours)
 
 
 def test_markers_that_are_missing_are_named(tmp_path):
