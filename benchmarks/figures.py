@@ -83,7 +83,7 @@ def read(contestant: Contestant) -> list[dict[str, Any]]:
 
 
 def holds(result: dict[str, Any], contestant: Contestant) -> bool:
-    """Whether a result was trained with the row's settings; what upright could not set at its time is as it was then."""
+    """Whether a result is of the row's settings; what upright could not set at its time is as it was then."""
     settings = result["settings"]
     if contestant.library == "upright":
         settings = Config.from_file(settings).to_dict()
