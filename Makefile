@@ -4,6 +4,7 @@
 # make check      linter, formatter's check and type checker
 # make sanitize   run the tests of the compiled extension under sanitisers
 # make bench      measure against other libraries, into benchmarks/results/; BENCH=--long for what takes minutes
+# make benchmark  what final policies reach, against other libraries: hours, resumable; BENCHMARK="--only TEXT" for a row
 # make clean      remove the environment and what was built; runs/ stays
 #
 # PYTHON names the interpreter (3.11 or newer) that .venv is made with.
@@ -18,7 +19,7 @@ NATIVE = CMakeLists.txt $(wildcard native/*)
 # An environment that was only half made is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: train test test-faults check sanitize bench clean
+.PHONY: train test test-faults check sanitize bench benchmark clean
 
 train: .venv/.train
 	.venv/bin/upright train CartPole-v1
@@ -37,6 +38,9 @@ sanitize: .venv/.test
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/speed.py $(BENCH)
+
+benchmark: .venv/.bench
+	.venv/bin/python benchmarks/benchmark.py $(BENCHMARK)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
