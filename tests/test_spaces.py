@@ -116,6 +116,29 @@ def test_floats_of_image_shape_are_vectors() -> None:
     assert not Observations(spaces.Box(0, 1, (84, 84, 3), np.float32)).is_image
 
 
+def test_entries_that_can_only_be_small_are_stretched_to_one() -> None:
+    """MountainCar: position in [-1.2, 0.6], velocity in ±0.07."""
+    space = gymnasium.make("MountainCar-v0").observation_space
+    observation = np.array([-0.6, 0.035], np.float32)
+    np.testing.assert_allclose(Observations(space, stretch=True).encode(observation), [-0.6, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(Observations(space).encode(observation), observation)
+    np.testing.assert_array_equal(observation, np.array([-0.6, 0.035], np.float32))
+    nested = spaces.Dict({
+        "b": spaces.Box(np.array([-0.05, -0.2, -np.inf, 0.0]), np.array([0.01, 0.01, np.inf, 0.0]), dtype=np.float64),
+        "a": spaces.Discrete(2),
+    })  # fmt: skip
+    encoded = Observations(nested, stretch=True).encode({"a": 1, "b": np.array([-0.05, 0.01, 0.01, 0.0])})
+    np.testing.assert_allclose(encoded, [0, 1, -1, 0.01, 0.01, 0], rtol=1e-6)
+
+
+@given(space=any_space, seed=st.integers(0, 1000))
+def test_nothing_else_is_stretched(space: spaces.Space, seed: int) -> None:
+    """Of these spaces no entry is bounded within ±0.1 but those that are always 0."""
+    space.seed(seed)
+    sample = space.sample()
+    np.testing.assert_array_equal(Observations(space, stretch=True).encode(sample), Observations(space).encode(sample))
+
+
 def test_encoding_copies() -> None:
     observations = Observations(spaces.Box(-1, 1, (2,), np.float32))
     mine = np.zeros(2, np.float32)
