@@ -5,8 +5,8 @@
     python benchmarks/search.py --table [TEXT]             what is there, or the lines that hold the text
 
 A setting is name=JSON, over the present default. Trials run side by side, one on each core; each is a line of
-`results/search.jsonl`, below one with the default of its time, and one that is there is not run again. The seeds begin at
-1,000; `benchmark.py` judges the default on others.
+`results/search.jsonl`, below one with the default of its time, and one that is there is not run again. The seeds begin
+at 1,000; `benchmark.py` judges the default on others.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     if seeds.stop > OUR_FIRST_SEED:
         parser.error(f"the seeds from {OUR_FIRST_SEED} on are for benchmark.py")
