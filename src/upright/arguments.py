@@ -54,6 +54,8 @@ class Train:
     """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
     jobs: int | None = None
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
+    cluster: str | None = None
+    """With --seeds: address of a Ray cluster to train them on; auto: one that is found here, or that starts here."""
     out: Path | None = None
     """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
     tensorboard: bool = False

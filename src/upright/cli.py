@@ -59,8 +59,9 @@ def train(arguments: Train) -> int:
         from upright.cli_experiments import experiment
 
         return experiment(arguments)
-    if arguments.jobs is not None:
-        raise SettingError("--jobs is for several seeds at once: give their number with --seeds.")
+    for name in ("jobs", "cluster"):
+        if getattr(arguments, name) is not None:
+            raise SettingError(f"--{name} is for several seeds at once: give their number with --seeds.")
     from upright.folders import new_folder, seed_folder
     from upright.run import Run
 

@@ -34,6 +34,7 @@ class Outcome(NamedTuple):
 def experiment(arguments: Train) -> int:
     """Train several seeds side by side, and print what their final policies come to."""
     folder = arguments.out or experiment_folder(Path("runs"), arguments.env, arguments.config, arguments.name)
+    folder = folder.absolute() if arguments.cluster else folder
     console = console_on(sys.stderr if arguments.json else sys.stdout)
     tasks = _tasks(arguments, folder)
     with printed(console, arguments.quiet) as say:
@@ -52,6 +53,7 @@ def sweep(points: dict[str, Sweep]) -> int:
     swept = [each.partition("=")[0] for each in next(iter(points)).split(",")]
     configs = {name: point.config for name, point in points.items()}
     folder = arguments.out or sweep_folder(Path("runs"), arguments.env, ",".join(swept), configs)
+    folder = folder.absolute() if arguments.cluster else folder
     console = console_on(sys.stderr if arguments.json else sys.stdout)
     tasks = [_tasks(point, folder / name) for name, point in points.items()]
     by_seed = [task for seed in zip(*tasks, strict=True) for task in seed]  # so that all points can soon be compared
@@ -77,7 +79,15 @@ def _tasks(arguments: Train, folder: Path) -> list[Task]:
     """The seeds of one experiment. What a run says as it is made, its seeds' processes will say."""
     seeds = seeds_of(arguments)
     with printed(None, quiet=True):
-        return plan(arguments.env, arguments.config, seeds, folder, arguments.preset, arguments.tensorboard)
+        return plan(
+            arguments.env,
+            arguments.config,
+            seeds,
+            folder,
+            arguments.preset,
+            arguments.tensorboard,
+            elsewhere=arguments.cluster is not None,
+        )
 
 
 def seeds_of(arguments: Train) -> range:
@@ -89,9 +99,12 @@ def seeds_of(arguments: Train) -> range:
 
 
 def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Outcome:
-    steps, together = arguments.config.total_timesteps, at_once(tasks, arguments.jobs)
-    say(f"Training {arguments.env} for {steps:,} steps with {what}, {together} at once.")
-    outcome = follow(train_tasks(tasks, arguments.jobs), tasks, console, arguments.quiet)
+    together = f"{at_once(tasks, arguments.jobs)} at once"
+    if arguments.cluster is not None:
+        together = "on the Ray cluster that is found or started here"
+        together = together if arguments.cluster == "auto" else f"on the Ray cluster at {arguments.cluster}"
+    say(f"Training {arguments.env} for {arguments.config.total_timesteps:,} steps with {what}, {together}.")
+    outcome = follow(train_tasks(tasks, arguments.jobs, arguments.cluster), tasks, console, arguments.quiet)
     if outcome.signal is not None:
         count = len(outcome.finished)
         say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command goes on with the others.")

@@ -50,6 +50,10 @@ class RunError(UprightError):
     """A run folder or a saved policy that cannot be written or read."""
 
 
+class FolderInUse(RunError):
+    """Another process trains in this folder, and holds its lock."""
+
+
 class MissingExtra(UprightError):
     """An optional dependency is not installed; the message holds the `pip install` line."""
 

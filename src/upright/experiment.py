@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from upright import storage
+from upright.cluster import train_on_cluster
 from upright.config import Config
 from upright.errors import RunError, SettingError
 from upright.evaluate import check_seed
@@ -42,17 +43,20 @@ def experiment(
     *,
     folder: str | os.PathLike[str],
     jobs: int | None = None,
+    cluster: str | None = None,
     preset: str | None = None,
     tensorboard: bool = False,
 ) -> Generator[Event]:
     """Train these seeds side by side, and yield what happens: Reported, Warned, and a Finished or Failed for each.
 
     folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
+    cluster: the address of a Ray cluster that trains them instead, or "auto" (see `upright.cluster`)
     preset: where the settings started from, for the results
     One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
-    return train_tasks(plan(env, config or Config(), seeds, Path(folder), preset, tensorboard), jobs)
+    tasks = plan(env, config or Config(), seeds, Path(folder), preset, tensorboard, elsewhere=cluster is not None)
+    return train_tasks(tasks, jobs, cluster)
 
 
 def plan(
@@ -62,8 +66,13 @@ def plan(
     folder: Path,
     preset: str | None = None,
     tensorboard: bool = False,
+    elsewhere: bool = False,
 ) -> list[Task]:
-    """A task for each seed of the experiment in this folder. Raises UprightError where they could not be trained."""
+    """A task for each seed of the experiment in this folder. Raises UprightError where they could not be trained.
+
+    elsewhere: they will be trained on other machines, which know the folder by its absolute path, and may have another
+    device
+    """
     name = portable_name(env)
     if name is None:
         raise SettingError(
@@ -76,14 +85,19 @@ def plan(
         )
     for seed in (seeds := list(seeds)):
         check_seed(seed)
-    Run(name, config.override(num_envs=1, vectorization_mode="sync")).close()  # raises what every seed would raise
+    tried = config.override(num_envs=1, vectorization_mode="sync")
+    if elsewhere:
+        folder, tried = folder.absolute(), tried.override(device="auto")
+    Run(name, tried).close()  # raises what every seed would raise
     settings = describe_run(name, config)["config"]
     return [Task(name, settings, int(seed), str(seed_folder(folder, seed)), preset, tensorboard) for seed in seeds]
 
 
-def train_tasks(tasks: Sequence[Task], jobs: int | None = None) -> Generator[Event]:
+def train_tasks(tasks: Sequence[Task], jobs: int | None = None, cluster: str | None = None) -> Generator[Event]:
     """Train these tasks, of one experiment or of several, that `plan` gave; what is finished comes first."""
     count = at_once(tasks, jobs)
+    if jobs is not None and cluster is not None:
+        raise SettingError("jobs is for the cores of this machine, and cluster for those of another: give one of them.")
     missing = []
     for task in tasks:
         result = finished(task)
@@ -93,19 +107,17 @@ def train_tasks(tasks: Sequence[Task], jobs: int | None = None) -> Generator[Eve
             yield Finished(task, result)
     for folder, task in {Path(task.folder).parent: task for task in missing}.items():
         write_description(folder, task.env, Config.from_dict(task.config))
-    yield from train_in_processes(missing, count)
+    if not missing:
+        return
+    yield from train_in_processes(missing, count) if cluster is None else train_on_cluster(missing, cluster)
 
 
 def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:
     """How many of these tasks are trained at once: one a core, or as many fewer as each has workers of its own."""
     if jobs is not None and jobs < 1:
         raise SettingError(f"jobs is {jobs}, but it has to be 1 or more.")
-    taken = max((_cores_of(task.config) for task in tasks), default=1)
+    taken = max((task.cores for task in tasks), default=1)
     return max(1, min(cores() // taken, len(tasks), jobs or len(tasks)))
-
-
-def _cores_of(config: Mapping[str, Any]) -> int:
-    return int(config["num_envs"]) if config["vectorization_mode"] == "async" else 1
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,15 +10,13 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from upright.errors import UprightError
-from upright.seeds import Event, Failed, Finished, Records, Task, Warned, train_seed
-from upright.sources import first_line, logger
+from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
+from upright.sources import logger
 
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
 PATIENCE = 10.0  # seconds for a process to end when nothing is left for it to do
@@ -146,17 +144,7 @@ def _train(task: Task, pipe: connection.Connection) -> None:
     handler.emit = lambda record: say({"warning": record.getMessage()})  # type: ignore[method-assign]
     logger.addHandler(handler)
     logger.propagate = False
-    try:
-        result = train_seed(task)
-        if result["final_mean"] is None:
-            say({"failed": f"It was stopped at step {result['steps']:,}, with a checkpoint to go on from."})
-        else:
-            say({"finished": result})
-    except UprightError as error:
-        say({"failed": str(error)})
-    except Exception as error:
-        traceback.print_exc()
-        say({"failed": f"{type(error).__name__}: {first_line(error)}"})
+    say(outcome(task))
 
 
 def _stop_with_parent() -> None:

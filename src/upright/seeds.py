@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 from upright import storage
 from upright.checked import is_number
 from upright.config import Config
-from upright.errors import RunError
+from upright.errors import FolderInUse, RunError, UprightError
 from upright.folders import clear_unbegun, has_checkpoint, is_same, is_taken
 from upright.metrics import Sink, TensorBoard
-from upright.result import train_to_result
+from upright.result import Ended, train_to_result
 from upright.run import Run
+from upright.sources import first_line
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Task:
     folder: str
     preset: str | None = None
     tensorboard: bool = False
+
+    @property
+    def cores(self) -> int:
+        """The cores that it keeps busy: one, or as many as it has workers of its own."""
+        return int(self.config["num_envs"]) if self.config["vectorization_mode"] == "async" else 1
 
 
 @dataclass(frozen=True)
@@ -72,19 +79,21 @@ class Failed:
     reason: str
 
 
+SECONDS_BETWEEN_TRIES = 1.0
+
 Event = Reported | Warned | Finished | Failed
 
 
-def train_seed(task: Task) -> dict[str, Any]:
+def train_seed(task: Task) -> Ended:
     """Train a seed to its result, from its newest checkpoint if it has one; a result that is there is taken as it is.
 
-    SIGTERM or SIGINT stops it with a checkpoint, and its result then has no `final_mean`. Raises UprightError, among
-    others where another process trains this seed.
+    SIGTERM or SIGINT stops it with a checkpoint and without an evaluation. Raises UprightError, and FolderInUse where
+    another process trains this seed.
     """
     config = Config.from_dict(task.config)
     found = finished(task)
     if found is not None:
-        return found
+        return Ended(found, None, None)
     began, folder = time.perf_counter(), Path(task.folder)
     sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if task.tensorboard else []
     if has_checkpoint(folder):
@@ -96,7 +105,32 @@ def train_seed(task: Task) -> dict[str, Any]:
         if is_taken(folder):
             clear_unbegun(folder)
         run = Run(task.env, config, task.seed, folder)
-    return train_to_result(run, began, task.preset, sinks, hasty=False).result
+    return train_to_result(run, began, task.preset, sinks, hasty=False)
+
+
+def outcome(task: Task, patience: float = 0.0) -> dict[str, Any]:
+    """What comes of a task, as JSON: {"finished": result}, or {"failed": why, "signal": the number or None}.
+
+    patience: seconds to wait for another process that trains this seed
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            ended = train_seed(task)
+        except FolderInUse as error:
+            if time.monotonic() < end:
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
+            return {"failed": str(error), "signal": None}
+        except UprightError as error:
+            return {"failed": str(error), "signal": None}
+        except Exception as error:
+            traceback.print_exc()
+            return {"failed": f"{type(error).__name__}: {first_line(error)}", "signal": None}
+        if ended.signal is not None:
+            steps = ended.result["steps"]
+            return {"failed": f"It was stopped at step {steps:,}, with a checkpoint.", "signal": ended.signal}
+        return {"finished": ended.result}
 
 
 def finished(task: Task) -> dict[str, Any] | None:

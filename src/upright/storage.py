@@ -22,7 +22,7 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
-from upright.errors import RunError
+from upright.errors import FolderInUse, RunError
 from upright.replay.ring import available_bytes
 
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
@@ -259,7 +259,7 @@ def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
             raise RunError(f"{path} is a link or no file; remove it.")
         held.acquire(timeout=patience)
     except filelock.Timeout as error:
-        raise RunError(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
+        raise FolderInUse(f"{folder} is in use: another process trains there; wait for it or stop it.") from error
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder (--out).") from error
     return held

@@ -1,0 +1,120 @@
+"""Seeds on a Ray cluster: a task for each, placed by cores, that runs again elsewhere when its worker or node dies.
+
+The run folder is the same on every node. A task that runs again goes on from the newest checkpoint there, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from upright.errors import MissingExtra, RunError
+from upright.pool import SECONDS_BETWEEN_LOOKS, cores
+from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
+from upright.sources import first_line, logger
+
+# Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
+# node it gave up after 60, and NFS lets go of a lock after 90.
+PATIENCE = 300.0
+
+
+def train_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Event]:
+    """Train the tasks on the Ray cluster at this address, and yield what happens; each comes to a Finished or a Failed.
+
+    To close the generator, or to raise an exception in it, stops those that train, each with a checkpoint.
+    """
+    with connected(address) as ray:
+        train = ray.remote(_train)
+        running: dict[Any, Task] = {}
+        try:
+            for task in tasks:
+                gpus = 1 if task.config["device"].startswith("cuda") else 0
+                # Retried however often: the death of a worker or a node is no fault of the seed's.
+                placed = train.options(num_cpus=task.cores, num_gpus=gpus, max_retries=-1, name=task.folder)
+                running[placed.remote(task)] = task
+            records = {task.folder: Records(task) for task in tasks}
+            while running:
+                ended, _ = ray.wait(list(running), num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
+                for task in running.values():
+                    yield from records[task.folder].new()
+                for each in ended:
+                    yield from _end(ray, each, running.pop(each))
+        finally:
+            for each in running:
+                ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
+            ray.wait(list(running), num_returns=len(running)) if running else None
+
+
+def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
+    try:
+        message = ray.get(ended)
+    except ray.exceptions.RayError as error:
+        message = {"failed": f"{type(error).__name__}: {first_line(error)}", "warnings": []}
+    for text in message["warnings"]:
+        yield Warned(task, text)
+    if "finished" in message:
+        yield Finished(task, message["finished"])
+    else:
+        yield Failed(task, message["failed"])
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster at this address; "auto" for one that is found here, else a new one of this machine.
+
+    Tokens are asked for, unless RAY_AUTH_MODE says otherwise. A new cluster listens to this machine alone, has a token
+    of its own and no dashboard, and ends with the block.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, which reads it
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("Ray is not installed: pip install 'upright[ray]'") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    heeds = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        if address != "auto":
+            raise RunError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
+        _start(ray)
+    except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, heeds)  # which Ray took for itself
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    """Start a cluster of this machine's cores."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # which is Ray's way to listen to no other machine
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # in no file, and no other cluster's
+    ray.init("local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _train(task: Task) -> dict[str, Any]:
+    """What a Ray task does: a seed's result, or why it has none."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        message = outcome(task, PATIENCE)
+    finally:
+        logger.removeHandler(handler)
+    if message.get("signal") == signal.SIGTERM:  # this worker is to go, and the seed is to go on elsewhere
+        os._exit(1)
+    return {**message, "warnings": warnings}
