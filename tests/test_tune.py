@@ -430,6 +430,8 @@ def test_two_processes_share_a_study() -> None:
         ("tune CartPole-v1 --seeds 0", "seeds is 0, but it has to lie in [1, 10000]."),
         ("tune CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("tune CartPole-v1 --jobs 0", "jobs is 0, but it has to be 1 or more."),
+        ("tune CartPole-v1 --jobs 2 --cluster auto", "give one of them."),
+        ("tune CartPole-v1 --storage-url memory://x", "give the address of one with cluster, too."),
         ("tune CartPol-v1", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
         ("tune CartPole-v1 --space nowhere.json", "nowhere.json is missing."),
         ("tune CartPole-v1 --space list.json", "list.json is damaged: it holds no object."),

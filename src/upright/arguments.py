@@ -56,6 +56,8 @@ class Train:
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     cluster: str | None = None
     """With --seeds: address of a Ray cluster to train them on; auto: one that is found here, or that starts here."""
+    storage_url: str | None = None
+    """With --cluster: fsspec URL where its machines keep the seeds, if they do not have --out's folder in common."""
     out: Path | None = None
     """Folder of the experiment, in which the run takes seed-<seed>; default: a free runs/<env>/<preset>."""
     tensorboard: bool = False

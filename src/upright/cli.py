@@ -59,9 +59,11 @@ def train(arguments: Train) -> int:
         from upright.cli_experiments import experiment
 
         return experiment(arguments)
-    for name in ("jobs", "cluster"):
+    for name in ("jobs", "cluster", "storage_url"):
         if getattr(arguments, name) is not None:
-            raise SettingError(f"--{name} is for several seeds at once: give their number with --seeds.")
+            raise SettingError(
+                f"--{name.replace('_', '-')} is for several seeds at once: give their number with --seeds."
+            )
     from upright.folders import new_folder, seed_folder
     from upright.run import Run
 

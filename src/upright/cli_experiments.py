@@ -104,7 +104,9 @@ def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Ca
         together = "on the Ray cluster that is found or started here"
         together = together if arguments.cluster == "auto" else f"on the Ray cluster at {arguments.cluster}"
     say(f"Training {arguments.env} for {arguments.config.total_timesteps:,} steps with {what}, {together}.")
-    outcome = follow(train_tasks(tasks, arguments.jobs, arguments.cluster), tasks, console, arguments.quiet)
+    outcome = follow(
+        train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url), tasks, console, arguments.quiet
+    )
     if outcome.signal is not None:
         count = len(outcome.finished)
         say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command goes on with the others.")

@@ -45,7 +45,7 @@ def tune(arguments: Tune) -> int:
             f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
         )
 
-        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, tasks))
+        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, study, tasks))
         received: list[int] = []
         status = None if arguments.quiet or not console.is_terminal else console.status("")
         try:
@@ -92,10 +92,12 @@ def tune(arguments: Tune) -> int:
 
 
 def _study(arguments: Tune) -> Study:
-    for name, count in (("trials", arguments.trials), ("jobs", arguments.jobs)):
-        if count is not None and count < 1:
-            raise SettingError(f"{name} is {count}, but it has to be 1 or more.")
+    if arguments.trials < 1:
+        raise SettingError(f"trials is {arguments.trials}, but it has to be 1 or more.")
     seeds = tuple(seeds_of(arguments))
+    next(
+        train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None
+    )  # raises what does not combine
     config = arguments.config
     if config.eval_freq == 0:
         config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
@@ -116,10 +118,13 @@ def _study(arguments: Tune) -> Study:
     return Study(arguments.env, config, space, seeds, folder.absolute() if elsewhere else folder, elsewhere)
 
 
-def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
+def _train(arguments: Tune, study: Study, tasks: Sequence[Task]) -> Generator[Event]:
     """Train a trial's seeds; unless something else is asked for all at once, also on fewer cores, to prune it early."""
     if arguments.jobs is not None or arguments.cluster is not None:
-        yield from train_tasks(tasks, arguments.jobs, arguments.cluster)
+        url = arguments.storage_url
+        if url is not None:  # in which a seed has the last three names of its folder, and the environment is a fourth
+            url = f"{url.rstrip('/')}/{study.folder.parent.name}"
+        yield from train_tasks(tasks, arguments.jobs, arguments.cluster, url)
         return
     missing = []
     for task in tasks:

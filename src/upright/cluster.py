@@ -6,15 +6,23 @@ The run folder is the same on every node. A task that runs again goes on from th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
 import signal
+import socket
+import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from upright.config import Config
 from upright.errors import MissingExtra, RunError
+from upright.folders import write_description, write_result
+from upright.mirror import Mirror
 from upright.pool import SECONDS_BETWEEN_LOOKS, cores
 from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
 from upright.sources import first_line, logger
@@ -22,13 +30,18 @@ from upright.sources import first_line, logger
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
 # node it gave up after 60, and NFS lets go of a lock after 90.
 PATIENCE = 300.0
+SECONDS_TO_ANSWER = 10.0
+SECONDS_BETWEEN_PULLS = 10.0
 
 
-def train_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Event]:
+def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = None) -> Generator[Event]:
     """Train the tasks on the Ray cluster at this address, and yield what happens; each comes to a Finished or a Failed.
 
+    storage: an fsspec URL below which the seeds keep their folders, where the machines of the cluster have no folder in
+    common; each comes to its own folder here when it has ended
     To close the generator, or to raise an exception in it, stops those that train, each with a checkpoint.
     """
+    mirrors = {} if storage is None else {task.folder: Mirror(Path(task.folder), url(storage, task)) for task in tasks}
     with connected(address) as ray:
         train = ray.remote(_train)
         running: dict[Any, Task] = {}
@@ -37,10 +50,18 @@ def train_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Event]:
                 gpus = 1 if task.config["device"].startswith("cuda") else 0
                 # Retried however often: the death of a worker or a node is no fault of the seed's.
                 placed = train.options(num_cpus=task.cores, num_gpus=gpus, max_retries=-1, name=task.folder)
-                running[placed.remote(task)] = task
+                running[placed.remote(task, storage)] = task
             records = {task.folder: Records(task) for task in tasks}
+            looked = time.monotonic()
             while running:
                 ended, _ = ray.wait(list(running), num_returns=len(running), timeout=SECONDS_BETWEEN_LOOKS)
+                if mirrors and time.monotonic() - looked > SECONDS_BETWEEN_PULLS:
+                    looked = time.monotonic()
+                    for task in running.values():
+                        mirrors[task.folder].pull("metrics.jsonl")
+                for each in ended:
+                    if mirrors:
+                        mirrors[running[each].folder].pull()
                 for task in running.values():
                     yield from records[task.folder].new()
                 for each in ended:
@@ -49,6 +70,11 @@ def train_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Event]:
             for each in running:
                 ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
             ray.wait(list(running), num_returns=len(running)) if running else None
+
+
+def url(storage: str, task: Task) -> str:
+    """Where a seed keeps its folder: <storage>/<environment>/<experiment>/seed-<seed>, as here."""
+    return "/".join([storage.rstrip("/"), *Path(task.folder).parts[-3:]])
 
 
 def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
@@ -79,12 +105,14 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    if address != "auto":
+        _check_that_one_answers(address)
     heeds = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         if address != "auto":
-            raise RunError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
+            raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
         _start(ray)
     except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
@@ -96,6 +124,15 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _check_that_one_answers(address: str) -> None:
+    """Ray itself would try for 20 minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise RunError(f"No Ray cluster answers at {address} ({error}): give its host:port, or auto.") from error
+
+
 def _start(ray: Any) -> None:
     """Start a cluster of this machine's cores."""
     from ray._private import ray_constants
@@ -105,16 +142,34 @@ def _start(ray: Any) -> None:
     ray.init("local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def _train(task: Task) -> dict[str, Any]:
+def _train(task: Task, storage: str | None) -> dict[str, Any]:
     """What a Ray task does: a seed's result, or why it has none."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     try:
-        message = outcome(task, PATIENCE)
+        message = outcome(task, PATIENCE) if storage is None else _train_apart(task, storage)
     finally:
         logger.removeHandler(handler)
     if message.get("signal") == signal.SIGTERM:  # this worker is to go, and the seed is to go on elsewhere
         os._exit(1)
     return {**message, "warnings": warnings}
+
+
+def _train_apart(task: Task, storage: str) -> dict[str, Any]:
+    """Train in a folder of this machine's own, which comes from the storage, and goes there after each checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="upright-") as place:
+        here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
+        write_description(Path(here.folder).parent, task.env, Config.from_dict(task.config))
+        try:
+            mirror = Mirror(Path(here.folder), url(storage, task))
+            mirror.pull()
+            message = outcome(here, sinks=[mirror])
+            if "finished" in message:
+                message["finished"]["run"] = task.folder
+                write_result(Path(here.folder), message["finished"])
+            mirror.push()
+        except RunError as error:
+            return {"failed": str(error), "signal": None}
+    return message

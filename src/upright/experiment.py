@@ -44,6 +44,7 @@ def experiment(
     folder: str | os.PathLike[str],
     jobs: int | None = None,
     cluster: str | None = None,
+    storage_url: str | None = None,
     preset: str | None = None,
     tensorboard: bool = False,
 ) -> Generator[Event]:
@@ -51,12 +52,13 @@ def experiment(
 
     folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
     cluster: the address of a Ray cluster that trains them instead, or "auto" (see `upright.cluster`)
+    storage_url: with a cluster, where its machines keep the seeds, if they do not have the folder in common
     preset: where the settings started from, for the results
     One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
     tasks = plan(env, config or Config(), seeds, Path(folder), preset, tensorboard, elsewhere=cluster is not None)
-    return train_tasks(tasks, jobs, cluster)
+    return train_tasks(tasks, jobs, cluster, storage_url)
 
 
 def plan(
@@ -93,11 +95,15 @@ def plan(
     return [Task(name, settings, int(seed), str(seed_folder(folder, seed)), preset, tensorboard) for seed in seeds]
 
 
-def train_tasks(tasks: Sequence[Task], jobs: int | None = None, cluster: str | None = None) -> Generator[Event]:
+def train_tasks(
+    tasks: Sequence[Task], jobs: int | None = None, cluster: str | None = None, storage_url: str | None = None
+) -> Generator[Event]:
     """Train these tasks, of one experiment or of several, that `plan` gave; what is finished comes first."""
     count = at_once(tasks, jobs)
     if jobs is not None and cluster is not None:
         raise SettingError("jobs is for the cores of this machine, and cluster for those of another: give one of them.")
+    if storage_url is not None and cluster is None:
+        raise SettingError("storage_url is where a cluster keeps its seeds: give the address of one with cluster, too.")
     missing = []
     for task in tasks:
         result = finished(task)
@@ -109,7 +115,10 @@ def train_tasks(tasks: Sequence[Task], jobs: int | None = None, cluster: str | N
         write_description(folder, task.env, Config.from_dict(task.config))
     if not missing:
         return
-    yield from train_in_processes(missing, count) if cluster is None else train_on_cluster(missing, cluster)
+    if cluster is None:
+        yield from train_in_processes(missing, count)
+    else:
+        yield from train_on_cluster(missing, cluster, storage_url)
 
 
 def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:

@@ -111,6 +111,11 @@ def write_description(experiment: Path, source: EnvironmentSource, config: Confi
     storage.write(experiment / "config.json", text.encode())
 
 
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write the run's result.json."""
+    storage.write(folder / "result.json", json.dumps(result, indent=2).encode())
+
+
 def is_same(path: Path, source: EnvironmentSource, config: Config) -> bool:
     """Whether a config.json describes the same environment and settings, by whichever version of upright."""
     try:

@@ -13,7 +13,6 @@ runs/<env>/<experiment>/
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -32,7 +31,7 @@ from upright.config import Config, Prioritised
 from upright.envs import Playing
 from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
 from upright.evaluate import check_seed
-from upright.folders import describe_run, is_same, is_taken, remove_run, write_description
+from upright.folders import describe_run, is_same, is_taken, remove_run, write_description, write_result
 from upright.generators import generator_state, set_generator_state
 from upright.metrics import EpisodeStatistics, JsonLines, Progress
 from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for, in_gib
@@ -401,7 +400,7 @@ class Run:
     def save_result(self, result: dict[str, Any]) -> None:
         """Write result.json into the run's folder, if it has one."""
         if self.folder is not None:
-            storage.write(self.folder / "result.json", json.dumps(result, indent=2).encode())
+            write_result(self.folder, result)
 
     def discard(self) -> None:
         """Take the folder of a new run that never took a step away again, and the experiment's if it holds no other."""

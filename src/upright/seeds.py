@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ SECONDS_BETWEEN_TRIES = 1.0
 Event = Reported | Warned | Finished | Failed
 
 
-def train_seed(task: Task) -> Ended:
+def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     """Train a seed to its result, from its newest checkpoint if it has one; a result that is there is taken as it is.
 
     SIGTERM or SIGINT stops it with a checkpoint and without an evaluation. Raises UprightError, and FolderInUse where
@@ -95,7 +95,7 @@ def train_seed(task: Task) -> Ended:
     if found is not None:
         return Ended(found, None, None)
     began, folder = time.perf_counter(), Path(task.folder)
-    sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if task.tensorboard else []
+    sinks = [TensorBoard(folder / "tensorboard"), *sinks] if task.tensorboard else sinks
     if has_checkpoint(folder):
         run = Run.open(folder, source=task.env, config=config)
         if run.seed != task.seed:
@@ -108,7 +108,7 @@ def train_seed(task: Task) -> Ended:
     return train_to_result(run, began, task.preset, sinks, hasty=False)
 
 
-def outcome(task: Task, patience: float = 0.0) -> dict[str, Any]:
+def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
     """What comes of a task, as JSON: {"finished": result}, or {"failed": why, "signal": the number or None}.
 
     patience: seconds to wait for another process that trains this seed
@@ -116,7 +116,7 @@ def outcome(task: Task, patience: float = 0.0) -> dict[str, Any]:
     end = time.monotonic() + patience
     while True:
         try:
-            ended = train_seed(task)
+            ended = train_seed(task, sinks)
         except FolderInUse as error:
             if time.monotonic() < end:
                 time.sleep(SECONDS_BETWEEN_TRIES)
