@@ -168,6 +168,7 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
             # A trial that was taken up again stands there as a failed one, too.
             counted = [each for each in trials if each.state != TrialState.FAIL or "why" in each.user_attrs]
             if len(counted) >= count and not any(each.state == TrialState.WAITING for each in trials):
+                _write_best(study, stored)  # as a process that was killed could not
                 return None
             # Anew for each, so that neither going on nor another process draws the same again.
             seed = np.random.SeedSequence([study.seeds[0], len(trials)]).generate_state(1)
