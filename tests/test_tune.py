@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -16,10 +17,13 @@ import pytest
 from optuna.trial import TrialState
 
 from run_digest import children, is_alive, start, wait_for
+from test_cluster import cluster
 from upright import Config, presets
 from upright.cli import main
 from upright.cli_tune import EVALUATIONS
+from upright.cluster import train_on_cluster
 from upright.errors import RunError
+from upright.experiment import train_tasks
 from upright.folders import seed_folder
 from upright.search_space import (
     SPACE,
@@ -163,6 +167,25 @@ def test_what_is_given_is_not_searched_nor_what_then_there_is_not() -> None:
     assert set(SPACE) - set(narrowed(SPACE, ["loss"], categorical)) == {"loss", "loss.error", "loss.quantiles"}
 
 
+def test_the_documentation_tells_the_table() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, each in SPACE.items():
+        root, _, part = name.partition(".")
+        row = next(
+            line for line in rows if f"`{name}`" in line or (line.startswith(f"| `{root}`") and f"`{part}`" in line)
+        )
+        for value in each.ends():
+            text = (
+                " ".join(map(str, value))
+                if isinstance(value, list)
+                else f"{value:,}"
+                if isinstance(value, int)
+                else str(value)
+            )
+            assert isinstance(value, bool) or re.search(rf"\b{re.escape(text)}\b", row), (name, value)
+
+
 def test_a_space_goes_through_json(tmp_path) -> None:
     (tmp_path / "space.json").write_text(json.dumps(space_to_dict(SPACE)))
     assert read_space(tmp_path / "space.json") == SPACE
@@ -241,7 +264,10 @@ def test_trials_below_the_median_are_pruned_early() -> None:
 
 def test_a_study_has_so_many_trials_however_often_it_is_called() -> None:
     assert len(ended(list(run_trials(study(), 4, Trainer(by_learning_rate))))) == 4
+    best = Path("study/best.json").read_bytes()
+    Path("study/best.json").write_text("{}")
     assert list(run_trials(study(), 4, Trainer(by_learning_rate))) == []
+    assert Path("study/best.json").read_bytes() == best
     more = ended(list(run_trials(study(), 6, Trainer(by_learning_rate))))
     assert [event.number for event in more] == [4, 5]
     drawn = [tuple(each.params.values()) for each in stored().trials]
@@ -411,6 +437,21 @@ def test_a_study_that_is_stopped_says_so_and_leaves_no_process(number) -> None:
 
 
 @linux
+def test_a_cluster_comes_to_the_same(monkeypatch) -> None:
+    config = CONFIG.override(total_timesteps=300, eval_freq=100)
+
+    def scores(folder: str, trainer: Any, **where: Any) -> list[float | None]:
+        searched = Study("CartPole-v1", config, TINY_SPACE, (0, 1), Path(folder).absolute(), **where)
+        return [event.score for event in run_trials(searched, 2, trainer) if isinstance(event, Ended)]
+
+    alone = scores("alone", train_tasks)
+    with cluster(1, 2, monkeypatch) as made:
+        assert scores("study", lambda tasks: train_on_cluster(tasks, made.address), elsewhere=True) == alone
+    assert [each.params for each in stored().trials] == [each.params for each in stored("alone").trials]
+    assert stored().trials[0].intermediate_values == stored("alone").trials[0].intermediate_values
+
+
+@linux
 def test_two_processes_share_a_study() -> None:
     words = ["tune", *SMALL, "--trials", "5", "--seeds", "1", "--out", "study"]
     processes = [start(*words), start(*words)]
@@ -430,6 +471,8 @@ def test_two_processes_share_a_study() -> None:
         ("tune CartPole-v1 --seeds 0", "seeds is 0, but it has to lie in [1, 10000]."),
         ("tune CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("tune CartPole-v1 --jobs 0", "jobs is 0, but it has to be 1 or more."),
+        ("tune CartPole-v1 --jobs 2 --cluster auto", "give one of them."),
+        ("tune CartPole-v1 --storage-url memory://x", "give the address of one with cluster, too."),
         ("tune CartPol-v1", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
         ("tune CartPole-v1 --space nowhere.json", "nowhere.json is missing."),
         ("tune CartPole-v1 --space list.json", "list.json is damaged: it holds no object."),

@@ -13,6 +13,7 @@ from typing import Any
 from upright import storage
 from upright.arguments import Tune
 from upright.cli_experiments import seeds_of
+from upright.cluster import connected
 from upright.errors import RunError, SettingError
 from upright.experiment import train_tasks
 from upright.folders import numbered_folders
@@ -44,14 +45,16 @@ def tune(arguments: Tune) -> int:
             f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
         )
 
-        def train(tasks: Sequence[Task]) -> Generator[Event]:
-            return train_tasks(tasks, arguments.jobs) if arguments.jobs is not None else _at_once(tasks)
-
-        trials = run_trials(study, arguments.trials, train)
+        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, study, tasks))
         received: list[int] = []
         status = None if arguments.quiet or not console.is_terminal else console.status("")
         try:
-            with signals(received), contextlib.closing(trials), status or contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if arguments.cluster is not None:
+                    stack.enter_context(connected(arguments.cluster))  # for all trials
+                stack.enter_context(signals(received))
+                stack.enter_context(contextlib.closing(trials))
+                stack.enter_context(status or contextlib.nullcontext())
                 number = 0
                 for event in trials:
                     match event:
@@ -89,10 +92,12 @@ def tune(arguments: Tune) -> int:
 
 
 def _study(arguments: Tune) -> Study:
-    for name, count in (("trials", arguments.trials), ("jobs", arguments.jobs)):
-        if count is not None and count < 1:
-            raise SettingError(f"{name} is {count}, but it has to be 1 or more.")
+    if arguments.trials < 1:
+        raise SettingError(f"trials is {arguments.trials}, but it has to be 1 or more.")
     seeds = tuple(seeds_of(arguments))
+    next(
+        train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None
+    )  # raises what does not combine
     config = arguments.config
     if config.eval_freq == 0:
         config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
@@ -109,11 +114,18 @@ def _study(arguments: Tune) -> Study:
         for each in numbered_folders(Path("runs"), arguments.env, "tune")
         if not each.exists() or is_same_study(each, about)
     )
-    return Study(arguments.env, config, space, seeds, folder)
+    elsewhere = arguments.cluster is not None
+    return Study(arguments.env, config, space, seeds, folder.absolute() if elsewhere else folder, elsewhere)
 
 
-def _at_once(tasks: Sequence[Task]) -> Generator[Event]:
-    """All seeds of a trial at the same time, also on fewer cores, so that it can be pruned early."""
+def _train(arguments: Tune, study: Study, tasks: Sequence[Task]) -> Generator[Event]:
+    """Train a trial's seeds; unless something else is asked for all at once, also on fewer cores, to prune it early."""
+    if arguments.jobs is not None or arguments.cluster is not None:
+        url = arguments.storage_url
+        if url is not None:  # in which a seed has the last three names of its folder, and the environment is a fourth
+            url = f"{url.rstrip('/')}/{study.folder.parent.name}"
+        yield from train_tasks(tasks, arguments.jobs, arguments.cluster, url)
+        return
     missing = []
     for task in tasks:
         if (result := finished(task)) is None:

@@ -28,7 +28,7 @@ import numpy as np
 from upright import storage
 from upright.config import Config
 from upright.curves import read_curve
-from upright.errors import MissingExtra, RunError, SettingError, UprightError
+from upright.errors import FolderInUse, MissingExtra, RunError, SettingError, UprightError
 from upright.experiment import plan, summarise
 from upright.folders import describe_run, write_description
 from upright.search_space import Space, draw, space_to_dict
@@ -56,7 +56,7 @@ class Study:
     """What a study searches.
 
     config: the settings that no trial changes, and where the others start from; its eval_freq says how often a trial
-    may be pruned · seeds: those of every trial
+    may be pruned · seeds: those of every trial · elsewhere: whether they are trained on other machines
     """
 
     env: str
@@ -64,6 +64,11 @@ class Study:
     space: Space
     seeds: tuple[int, ...]
     folder: Path
+    elsewhere: bool = False
+
+    def plan(self, config: Config, name: str) -> list[Task]:
+        """The tasks of a trial with these settings. Raises UprightError where they could not be trained."""
+        return plan(self.env, config, self.seeds, self.folder / name, elsewhere=self.elsewhere)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def _open(study: Study) -> optuna.Study:
     about = describe_study(study.env, study.config, study.space, study.seeds)
     if (study.folder / "study.json").exists() and not is_same_study(study.folder, about):
         raise RunError(f"{study.folder} holds another study; choose another folder (--out).")
-    plan(study.env, study.config, study.seeds, study.folder / "trial")  # raises what every trial would raise
+    study.plan(study.config, "trial")  # raises what every trial would raise
     storage.make_folder(study.folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _alone(study.folder):
@@ -163,6 +168,7 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
             # A trial that was taken up again stands there as a failed one, too.
             counted = [each for each in trials if each.state != TrialState.FAIL or "why" in each.user_attrs]
             if len(counted) >= count and not any(each.state == TrialState.WAITING for each in trials):
+                _write_best(study, stored)  # as a process that was killed could not
                 return None
             # Anew for each, so that neither going on nor another process draws the same again.
             seed = np.random.SeedSequence([study.seeds[0], len(trials)]).generate_state(1)
@@ -196,7 +202,7 @@ def _is_held(folder: Path) -> bool:
     if folder.is_dir():
         try:
             storage.lock(folder).release()
-        except RunError:
+        except FolderInUse:
             return True
     return False
 
@@ -222,7 +228,7 @@ def _train(
     pruned = why = ""
     interim = _Interim(config.eval_freq, len(study.seeds))
     try:
-        tasks = plan(study.env, config, study.seeds, study.folder / _name(trial))
+        tasks = study.plan(config, _name(trial))
     except UprightError as error:  # these settings need more memory than there is, for one
         why = str(error)
     _wait_for(tasks)
