@@ -189,7 +189,7 @@ def test_what_was_killed_before_its_first_checkpoint_begins_anew_and_nothing_els
     folder = Path(task.folder)
     (folder / "checkpoints" / "replay").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 100}\n')
-    assert train_seed(task)["steps"] == 400
+    assert train_seed(task).result["steps"] == 400
     assert opened(folder) == alone("CartPole-v1", CONFIG, 0, tmp_path / "alone")
     for name in ("policy", "thesis.txt"):
         task = plan("CartPole-v1", CONFIG, [1], tmp_path / "experiment")[0]
