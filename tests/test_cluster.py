@@ -28,7 +28,9 @@ from upright.seeds import Failed, Finished, Reported, outcome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-CONFIG = TINY.override(total_timesteps=times(8_000, 20_000), checkpoint_every=200, eval_freq=0, buffer_size=1_000)
+# By what is done in between, and not by a clock, so that a slow machine gets there too.
+BETWEEN_KILLS = 50  # records, each of 100 steps
+CONFIG = TINY.override(total_timesteps=times(8_000, 5_000), checkpoint_every=200, eval_freq=0, buffer_size=1_000)
 
 NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
@@ -76,34 +78,25 @@ def opened(folder: Path) -> dict[str, str]:
 
 def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_path, monkeypatch, tried) -> None:
     count, nodes = times(4, 40), times(2, 4)
-    chance, killed, stop = random.Random(0), [], threading.Event()
+    chance, killed, events, since = random.Random(0), [], [], 0
     with cluster(nodes, 2, monkeypatch) as made:
-
-        def kill() -> None:
-            """First a node, then a worker in the midst of training every few seconds, without a word or with one."""
-            while not stop.wait(times(0.5, 3.0)):
-                busy = workers(made, tmp_path)
-                if not busy or not any(map(checkpoints, tmp_path.glob("together/seed-*"))):
-                    continue
-                if not killed:
-                    made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
-                    killed.append("node")
-                    if LONG:
-                        made.add_node(num_cpus=2, **NODE)
-                elif len(killed) < times(4, 10_000):
-                    how = signal.SIGTERM if len(killed) % 3 == 2 else signal.SIGKILL
-                    with contextlib.suppress(OSError):  # it has ended by itself
-                        os.kill(chance.choice(busy), how)
-                        killed.append(how.name)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            tasks = plan("CartPole-v1", CONFIG, range(count), tmp_path / "together", elsewhere=True)
-            events = list(train_on_cluster(tasks, made.address))
-        finally:
-            stop.set()
-            killer.join()
+        tasks = plan("CartPole-v1", CONFIG, range(count), tmp_path / "together", elsewhere=True)
+        for event in train_on_cluster(tasks, made.address):
+            events.append(event)
+            since += isinstance(event, Reported)
+            if since < BETWEEN_KILLS or len(killed) == times(4, 1_000):
+                continue
+            since = 0
+            if not killed:  # first a node
+                made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
+                killed.append("node")
+                if LONG:
+                    made.add_node(num_cpus=2, **NODE)
+            elif busy := workers(made, tmp_path):  # then workers, without a word or with one
+                how = signal.SIGTERM if len(killed) % 3 == 2 else signal.SIGKILL
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    os.kill(chance.choice(busy), how)
+                    killed.append(how.name)
     assert [event for event in events if isinstance(event, Failed)] == []
     finished = [event for event in events if isinstance(event, Finished)]
     assert sorted(event.task.seed for event in finished) == list(range(count))  # each once
@@ -113,6 +106,7 @@ def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_pa
         alone = finish(Run("CartPole-v1", CONFIG, event.task.seed, tmp_path / "alone" / f"seed-{event.task.seed}"))
         good = opened(Path(event.task.folder)) == alone
         assert tried("a worker or node of a cluster killed: the seed comes to the same bits", good), event.task.seed
+    print(f"{count} seeds on {nodes} nodes, killed: {', '.join(killed)}")
 
 
 def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) -> None:

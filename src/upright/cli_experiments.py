@@ -122,7 +122,8 @@ def follow(events: Generator[Event], tasks: Sequence[Task], console: Any, quiet:
     received: list[int] = []
     shown = None if quiet else SeedsTerminal(console, tasks)
     try:
-        with signals(received), contextlib.closing(events):
+        # Ray says on standard output what became of a worker, which is no place for that.
+        with signals(received), contextlib.redirect_stdout(sys.stderr), contextlib.closing(events):
             for event in events:
                 match event:
                     case Finished():

@@ -1,6 +1,7 @@
 """Seeds on a Ray cluster: a task for each, placed by cores, that runs again elsewhere when its worker or node dies.
 
-The run folder is the same on every node. A task that runs again goes on from the newest checkpoint there, to the bit.
+The machines have the run folder in common, or keep it at a URL. A task that runs again goes on from the newest
+checkpoint there, to the bit.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
                     looked = time.monotonic()
                     for task in running.values():
                         mirrors[task.folder].pull("metrics.jsonl")
-                for each in ended:
-                    if mirrors:
-                        mirrors[running[each].folder].pull()
+                for task in (running[each] for each in ended if mirrors):
+                    mirrors[task.folder].pull()
+                    write_description(Path(task.folder).parent, task.env, Config.from_dict(task.config))
                 for task in running.values():
                     yield from records[task.folder].new()
                 for each in ended:
@@ -69,7 +70,8 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
         finally:
             for each in running:
                 ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
-            ray.wait(list(running), num_returns=len(running)) if running else None
+            if running:
+                ray.wait(list(running), num_returns=len(running))
 
 
 def url(storage: str, task: Task) -> str:
