@@ -141,7 +141,7 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --loss", "argument --loss: expected one argument."),
         ("train CartPole-v1 --loss.double", "munchausen and loss.double cannot be combined"),
         ("train CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
-        ("train CartPole-v1 --batch-size 20000", "batch_size (20,000) is above buffer_size (12,500)"),
+        ("train CartPole-v1 --batch-size 30000", "batch_size (30,000) is above buffer_size (25,000)"),
         ("train CartPole-v1 --buffer-size 1000000000000", "The replay memory needs"),
         ("train CartPole-v1 --env-kwargs size", "--env-kwargs takes key=value, and 'size' is none"),
         ("train CartPole-v1 --env-kwargs size=3", "CartPole-v1 raised TypeError when it was made with env_kwargs {'size': 3}"),

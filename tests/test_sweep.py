@@ -87,7 +87,7 @@ def test_every_kind_of_setting_can_be_swept() -> None:
         ("CartPole-v1 --seed 1 2 --gamma 0 1", "There is no place for '2'"),
         ("CartPole-v1 --gamma 0 1 --seeds 0", "seeds is 0, but it has to lie in [1, 10000]."),
         ("CartPole-v1 --gamma 0 1 --jobs 0", "jobs is 0, but it has to be 1 or more."),
-        ("CartPole-v1 --batch-size 64 20000", "batch_size (20,000) is above buffer_size (12,500)"),
+        ("CartPole-v1 --batch-size 64 30000", "batch_size (30,000) is above buffer_size (25,000)"),
         ("CartPole-v1 --buffer-size 1000 1000000000000", "The replay memory needs"),
         ("CartPole-v1 --engine native torch --loss implicit_quantile --loss.quantiles 65", "engine is native, which cannot"),
         ("CartPol-v1 --gamma 0 1", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),

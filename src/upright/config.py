@@ -217,7 +217,7 @@ class Config(Checked):
     replay: Replay = Uniform()
     """How a batch is drawn."""
     buffer_size: int | None = None
-    """Transitions that the memory holds; none: a quarter of total_timesteps, within 1,000 and 1,000,000. [1, inf)."""
+    """Transitions that the memory holds; none: half of total_timesteps, within 1,000 and 1,000,000. [1, inf)."""
     learning_starts: int = 1_000
     """Steps before the first update. [0, inf). Mnih 2015: 50,000."""
     batch_size: int = 64
@@ -240,7 +240,7 @@ class Config(Checked):
     """Weight decay: decoupled in AdamW, an L2 penalty elsewhere. [0, inf)."""
     amsgrad: bool = False
     """Adam and AdamW: divide by the largest second moment so far (Reddi 2018, arXiv:1904.09237)."""
-    max_grad_norm: float | None = 10.0
+    max_grad_norm: float | None = None
     """Clip the gradient's global 2-norm at this, or none. (0, inf). Wang 2016: 10."""
     max_grad_value: float | None = None
     """Clip every entry of the gradient at ± this, or none. (0, inf)."""
@@ -342,7 +342,7 @@ class Config(Checked):
     @property
     def capacity(self) -> int:
         """Transitions that the memory holds: buffer_size, or what it is when it is none."""
-        return self.buffer_size or min(max(self.total_timesteps // 4, 1_000), 1_000_000)
+        return self.buffer_size or min(max(self.total_timesteps // 2, 1_000), 1_000_000)
 
     def resolved(self) -> Self:
         """With buffer_size as a number, so that the memory stays as it is when the run is extended."""

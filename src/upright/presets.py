@@ -94,6 +94,7 @@ _plain = replace(
     cut_n_steps=False,
     buffer_size=10_000,
     learning_rate=1e-3,
+    max_grad_norm=10.0,
     exploration_final_eps=0.05,
     exploration_repeat=None,
 )
