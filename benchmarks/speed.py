@@ -67,6 +67,8 @@ PLAIN = Config(
     target_update_interval=10_000,
     exploration_initial_eps=0.05,
     exploration_final_eps=0.05,
+    exploration_repeat=None,
+    max_grad_norm=10.0,
     log_interval=STEPS,
     device="cpu",
 )
