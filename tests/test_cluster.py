@@ -36,7 +36,7 @@ NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_stor
 
 
 @contextlib.contextmanager
-def cluster(nodes: int, cores: int, monkeypatch: Any) -> Iterator[Any]:
+def cluster(nodes: int, monkeypatch: Any) -> Iterator[Any]:
     """Ray's own cluster of several nodes on this machine: a head without cores, and nodes that have some."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
@@ -48,11 +48,20 @@ def cluster(nodes: int, cores: int, monkeypatch: Any) -> Iterator[Any]:
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
     try:
         for _ in range(nodes):
-            made.add_node(num_cpus=cores, **NODE)
+            add_node(made)
         yield made
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+def add_node(made: Any) -> None:
+    """A node of two cores, which has 30 seconds to start; a busy machine may need some more."""
+    for _ in range(10):
+        with contextlib.suppress(Exception):
+            made.add_node(num_cpus=2, **NODE)
+            return
+    raise AssertionError("no node has started")
 
 
 def workers(made: Any, folder: Path) -> list[int]:
@@ -79,7 +88,7 @@ def opened(folder: Path) -> dict[str, str]:
 def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_path, monkeypatch, tried) -> None:
     count, nodes = times(4, 40), times(2, 4)
     chance, killed, events, since = random.Random(0), [], [], 0
-    with cluster(nodes, 2, monkeypatch) as made:
+    with cluster(nodes, monkeypatch) as made:
         tasks = plan("CartPole-v1", CONFIG, range(count), tmp_path / "together", elsewhere=True)
         for event in train_on_cluster(tasks, made.address):
             events.append(event)
@@ -91,7 +100,7 @@ def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_pa
                 made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
                 killed.append("node")
                 if LONG:
-                    made.add_node(num_cpus=2, **NODE)
+                    add_node(made)
             elif busy := workers(made, tmp_path):  # then workers, without a word or with one
                 how = signal.SIGTERM if len(killed) % 3 == 2 else signal.SIGKILL
                 with contextlib.suppress(OSError):  # it has ended by itself
@@ -176,7 +185,7 @@ def test_a_mirror_removes_nothing_that_another_put_there_and_never_leaves_its_fo
 
 def test_a_cluster_of_this_machine_is_its_own_and_stops_with_checkpoints(tmp_path) -> None:
     words = ["train", "CartPole-v1", "--total-timesteps", "100000000", "--checkpoint-every", "300", "--net-arch", "8"]
-    words += ["--seeds", "2", "--cluster", "auto", "--json", "--out", tmp_path / "e"]
+    words += ["--seeds", "2", "--cluster", "local", "--json", "--out", tmp_path / "e"]
     process = start(*words)
     wait_for(lambda: any(checkpoints(path) for path in tmp_path.glob("e/seed-*")), process=process)
     below = descendants(process.pid)

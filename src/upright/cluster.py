@@ -94,8 +94,9 @@ def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to the cluster at this address; "auto" for one that is found here, else a new one of this machine.
+    """Ray, connected to the cluster at this address.
 
+    "auto" is the cluster that this machine is part of, else a new one of this machine alone, and "local" always that.
     Tokens are asked for, unless RAY_AUTH_MODE says otherwise. A new cluster listens to this machine alone, has a token
     of its own and no dashboard, and ends with the block.
     """
@@ -107,17 +108,23 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    if address != "auto":
+    if address not in ("auto", "local"):
         _check_that_one_answers(address)
     heeds = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        if address != "auto":
+        if address == "local":
+            _start(ray)
+        else:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise RunError(
+            f"The Ray cluster at {address} has another token than this machine, if any: copy its ~/.ray/auth_token, or "
+            "set RAY_AUTH_TOKEN; --cluster local starts one of this machine alone."
+        ) from error
+    except Exception as error:  # Ray raises its own, Python's, and Exception itself where a node does not start in time
+        if address != "auto" or not isinstance(error, ConnectionError):
             raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
         _start(ray)
-    except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, heeds)  # which Ray took for itself
