@@ -38,7 +38,7 @@ def main() -> None:
     words.add_argument("--steps", type=int, default=30_000)
     given = words.parse_args()
     config, ratios = Config(total_timesteps=given.steps), []
-    with connected("auto"), tempfile.TemporaryDirectory() as folder:
+    with connected("local"), tempfile.TemporaryDirectory() as folder:
         for pair in range(-1, given.pairs):  # the first warms up: Ray's workers start when they are first needed
             taken = {}
             for side in ("pool", "cluster") if pair % 2 else ("cluster", "pool"):

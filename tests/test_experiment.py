@@ -189,7 +189,7 @@ def test_what_was_killed_before_its_first_checkpoint_begins_anew_and_nothing_els
     folder = Path(task.folder)
     (folder / "checkpoints" / "replay").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 100}\n')
-    assert train_seed(task)["steps"] == 400
+    assert train_seed(task).result["steps"] == 400
     assert opened(folder) == alone("CartPole-v1", CONFIG, 0, tmp_path / "alone")
     for name in ("policy", "thesis.txt"):
         task = plan("CartPole-v1", CONFIG, [1], tmp_path / "experiment")[0]
@@ -348,9 +348,19 @@ def test_a_result_that_is_not_of_these_settings_or_not_whole_counts_as_missing(t
     task = plan("CartPole-v1", CONFIG, [0], tmp_path / "e")[0]
     path, good = tmp_path / "e" / "seed-0" / "result.json", finished(task)
     assert good == json.loads(path.read_text())
-    for change in ({"steps": 399}, {"seed": 1}, {"final_mean": None}, {"final_mean": "high"}, {"seconds": None}):
+    for change in (
+        {"steps": 399},
+        {"seed": 1},
+        {"final_mean": None},
+        {"final_mean": "high"},
+        {"seconds": None},
+        {"threshold": "x"},
+        {"solved": 1},
+    ):
         path.write_text(json.dumps({**good, **change}))
         assert finished(task) is None, change
+    path.write_text("{")
+    assert finished(task) is None
     path.write_text(json.dumps(good))
     assert finished(Task(task.env, {**task.config, "gamma": 0.5}, 0, task.folder)) is None
 

@@ -55,7 +55,7 @@ class Train:
     jobs: int | None = None
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     cluster: str | None = None
-    """With --seeds: address of a Ray cluster to train them on; auto: one that is found here, or that starts here."""
+    """With --seeds: address of a Ray cluster to train them on; auto: this machine's, if any; local: a new one."""
     storage_url: str | None = None
     """With --cluster: fsspec URL where its machines keep the seeds, if they do not have --out's folder in common."""
     out: Path | None = None

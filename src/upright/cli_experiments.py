@@ -101,8 +101,7 @@ def seeds_of(arguments: Train) -> range:
 def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Outcome:
     together = f"{at_once(tasks, arguments.jobs)} at once"
     if arguments.cluster is not None:
-        together = "on the Ray cluster that is found or started here"
-        together = together if arguments.cluster == "auto" else f"on the Ray cluster at {arguments.cluster}"
+        together = f"on a Ray cluster ({arguments.cluster})"
     say(f"Training {arguments.env} for {arguments.config.total_timesteps:,} steps with {what}, {together}.")
     outcome = follow(
         train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url), tasks, console, arguments.quiet
@@ -119,7 +118,8 @@ def follow(events: Generator[Event], tasks: Sequence[Task], console: Any, quiet:
     received: list[int] = []
     shown = None if quiet else SeedsTerminal(console, tasks)
     try:
-        with signals(received), contextlib.closing(events):
+        # Ray says on standard output what became of a worker, which is no place for that.
+        with signals(received), contextlib.redirect_stdout(sys.stderr), contextlib.closing(events):
             for event in events:
                 match event:
                     case Finished():

@@ -1,6 +1,7 @@
 """Seeds on a Ray cluster: a task for each, placed by cores, that runs again elsewhere when its worker or node dies.
 
-The run folder is the same on every node. A task that runs again goes on from the newest checkpoint there, to the bit.
+The machines have the run folder in common, or keep it at a URL. A task that runs again goes on from the newest
+checkpoint there, to the bit.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
                     looked = time.monotonic()
                     for task in running.values():
                         mirrors[task.folder].pull("metrics.jsonl")
-                for each in ended:
-                    if mirrors:
-                        mirrors[running[each].folder].pull()
+                for task in (running[each] for each in ended if mirrors):
+                    mirrors[task.folder].pull()
+                    write_description(Path(task.folder).parent, task.env, Config.from_dict(task.config))
                 for task in running.values():
                     yield from records[task.folder].new()
                 for each in ended:
@@ -69,7 +70,8 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
         finally:
             for each in running:
                 ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
-            ray.wait(list(running), num_returns=len(running)) if running else None
+            if running:
+                ray.wait(list(running), num_returns=len(running))
 
 
 def url(storage: str, task: Task) -> str:
@@ -92,8 +94,9 @@ def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to the cluster at this address; "auto" for one that is found here, else a new one of this machine.
+    """Ray, connected to the cluster at this address.
 
+    "auto" is the cluster that this machine is part of, else a new one of this machine alone, and "local" always that.
     Tokens are asked for, unless RAY_AUTH_MODE says otherwise. A new cluster listens to this machine alone, has a token
     of its own and no dashboard, and ends with the block.
     """
@@ -105,17 +108,23 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    if address != "auto":
+    if address not in ("auto", "local"):
         _check_that_one_answers(address)
     heeds = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        if address != "auto":
+        if address == "local":
+            _start(ray)
+        else:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise RunError(
+            f"The Ray cluster at {address} has another token than this machine, if any: copy its ~/.ray/auth_token, or "
+            "set RAY_AUTH_TOKEN; --cluster local starts one of this machine alone."
+        ) from error
+    except Exception as error:  # Ray raises its own, Python's, and Exception itself where a node does not start in time
+        if address != "auto" or not isinstance(error, ConnectionError):
             raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
         _start(ray)
-    except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, heeds)  # which Ray took for itself

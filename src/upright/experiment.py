@@ -21,7 +21,7 @@ from upright.cluster import train_on_cluster
 from upright.config import Config
 from upright.errors import RunError, SettingError
 from upright.evaluate import check_seed
-from upright.folders import describe_run, is_same, seed_folder, write_description
+from upright.folders import describe_run, is_same, seed_folder
 from upright.pool import cores, train_in_processes
 from upright.run import Run
 from upright.seeds import Event, Finished, Task, finished
@@ -111,8 +111,6 @@ def train_tasks(
             missing.append(task)
         else:
             yield Finished(task, result)
-    for folder, task in {Path(task.folder).parent: task for task in missing}.items():
-        write_description(folder, task.env, Config.from_dict(task.config))
     if not missing:
         return
     if cluster is None:

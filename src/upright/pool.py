@@ -52,15 +52,15 @@ def train_in_processes(tasks: Sequence[Task], jobs: int) -> Generator[Event]:
 
 def _stop(children: Sequence[_Child]) -> None:
     """Let them save and end; where that is interrupted too, end them at once: their last checkpoints are whole."""
+    started = [child for child in children if child.process.pid is not None]
     try:
-        for child in children:
+        for child in started:
             child.process.terminate()
-        for child in children:
+        for child in started:
             child.process.join()
     finally:
-        for child in children:
+        for child in started:
             child.process.kill()
-            child.pipe.close()
 
 
 class _Child:

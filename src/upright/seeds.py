@@ -24,6 +24,8 @@ from upright.result import Ended, train_to_result
 from upright.run import Run
 from upright.sources import first_line
 
+SECONDS_BETWEEN_TRIES = 1.0  # to take up a seed that another process holds
+
 
 @dataclass(frozen=True)
 class Task:
@@ -78,8 +80,6 @@ class Failed:
     task: Task
     reason: str
 
-
-SECONDS_BETWEEN_TRIES = 1.0
 
 Event = Reported | Warned | Finished | Failed
 
@@ -139,9 +139,14 @@ def finished(task: Task) -> dict[str, Any] | None:
     config = Config.from_dict(task.config)
     if not path.exists() or not is_same(path.parent.parent / "config.json", task.env, config):
         return None
-    result = storage.read_json(path)
-    numbers = (result.get("final_mean"), result.get("seconds"), result.get("steps"))
-    whole = all(map(is_number, numbers)) and result.get("seed") == task.seed
+    try:
+        result = storage.read_json(path)
+    except RunError:
+        return None
+    numbers = [result.get(name) for name in ("final_mean", "seconds", "steps")]
+    numbers += [result["threshold"]] if result.get("threshold") is not None else []
+    whole = all(map(is_number, numbers)) and {"env", "threshold", "solved"} <= set(result)
+    whole = whole and result.get("seed") == task.seed and isinstance(result["solved"], bool | None)
     return result if whole and result["steps"] >= config.total_timesteps else None
 
 
