@@ -416,7 +416,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(tmp_path) -> None:
     assert sorted(path.name for path in Path("study").glob("trial-*")) == ["trial-0", "trial-2"]
     config = json.loads(Path("study/trial-0/config.json").read_text())["config"]
     task = Task("CartPole-v1", config, 1, str(tmp_path / "alone" / "seed-1"))
-    assert train_seed(task)["final_mean"] == json.loads((seeds[1] / "result.json").read_text())["final_mean"]
+    assert train_seed(task).result["final_mean"] == json.loads((seeds[1] / "result.json").read_text())["final_mean"]
     policies = [folder / "policy" / "policy.safetensors" for folder in (seeds[1], Path(task.folder))]
     assert policies[0].read_bytes() == policies[1].read_bytes()
 
@@ -432,7 +432,7 @@ def test_a_study_that_is_stopped_says_so_and_leaves_no_process(number) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "Traceback" not in err, err
     assert "Stopped; the same command goes on." in out and "No trial has come to its end." in out
-    assert not any(map(is_alive, processes))
+    wait_for(lambda: not any(map(is_alive, processes)), 15)
     assert [each.state for each in stored().trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
@@ -472,6 +472,7 @@ def test_two_processes_share_a_study() -> None:
         ("tune CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("tune CartPole-v1 --jobs 0", "jobs is 0, but it has to be 1 or more."),
         ("tune CartPole-v1 --jobs 2 --cluster auto", "give one of them."),
+        ("tune CartPole-v1 --cluster 127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1"),
         ("tune CartPole-v1 --storage-url memory://x", "give the address of one with cluster, too."),
         ("tune CartPol-v1", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
         ("tune CartPole-v1 --space nowhere.json", "nowhere.json is missing."),
