@@ -24,7 +24,7 @@ from upright.errors import MissingExtra, RunError, SettingError
 from upright.experiment import experiment, plan
 from upright.mirror import Mirror
 from upright.run import Run
-from upright.seeds import Failed, Finished, Reported, outcome
+from upright.seeds import Failed, Finished, Reported, Task, outcome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -118,12 +118,25 @@ def test_seeds_whose_workers_and_nodes_die_come_to_the_bits_of_each_alone(tmp_pa
     print(f"{count} seeds on {nodes} nodes, killed: {', '.join(killed)}")
 
 
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/runs/CartPole-v1/default/seed-0", "CartPole-v1/default/seed-0"),
+        ("/runs/CartPole-v1/n-steps/n-steps=3/seed-0", "CartPole-v1/n-steps/n-steps=3/seed-0"),
+        ("/somewhere/mine/seed-0", "CartPole-v1/somewhere/mine/seed-0"),
+    ],
+)
+def test_seeds_of_different_environments_never_share_a_url(folder: str, expected: str) -> None:
+    task = Task("CartPole-v1", CONFIG.to_dict(), 0, folder)
+    assert tasks_of_ray.url("s3://bucket/", task) == f"s3://bucket/{expected}"
+
+
 def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) -> None:
     """As the task of a worker that is killed, and of the one after it, each in a folder of its own."""
     config = TINY.override(total_timesteps=600, checkpoint_every=150, eval_freq=0)
     storage = (tmp_path / "storage").as_uri()
-    task = plan("CartPole-v1", config, [3], tmp_path / "env" / "together", elsewhere=True)[0]
-    there = tmp_path / "storage" / "env" / "together" / "seed-3"
+    task = plan("CartPole-v1", config, [3], tmp_path / "CartPole-v1" / "together", elsewhere=True)[0]
+    there = tmp_path / "storage" / "CartPole-v1" / "together" / "seed-3"
     worker = multiprocessing.get_context("spawn").Process(target=killed_after_two_checkpoints, args=(task, storage))
     worker.start()
     worker.join(60)

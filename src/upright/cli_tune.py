@@ -45,7 +45,7 @@ def tune(arguments: Tune) -> int:
             f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
         )
 
-        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, study, tasks))
+        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, tasks))
         received: list[int] = []
         status = None if arguments.quiet or not console.is_terminal else console.status("")
         try:
@@ -118,13 +118,10 @@ def _study(arguments: Tune) -> Study:
     return Study(arguments.env, config, space, seeds, folder.absolute() if elsewhere else folder, elsewhere)
 
 
-def _train(arguments: Tune, study: Study, tasks: Sequence[Task]) -> Generator[Event]:
+def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
     """Train a trial's seeds; unless something else is asked for all at once, also on fewer cores, to prune it early."""
     if arguments.jobs is not None or arguments.cluster is not None:
-        url = arguments.storage_url
-        if url is not None:  # in which a seed has the last three names of its folder, and the environment is a fourth
-            url = f"{url.rstrip('/')}/{study.folder.parent.name}"
-        yield from train_tasks(tasks, arguments.jobs, arguments.cluster, url)
+        yield from train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url)
         return
     missing = []
     for task in tasks:

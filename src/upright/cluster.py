@@ -22,7 +22,7 @@ from typing import Any
 
 from upright.config import Config
 from upright.errors import MissingExtra, RunError
-from upright.folders import write_description, write_result
+from upright.folders import environment_name, write_description, write_result
 from upright.mirror import Mirror
 from upright.pool import SECONDS_BETWEEN_LOOKS, cores
 from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
@@ -75,8 +75,12 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
 
 
 def url(storage: str, task: Task) -> str:
-    """Where a seed keeps its folder: <storage>/<environment>/<experiment>/seed-<seed>, as here."""
-    return "/".join([storage.rstrip("/"), *Path(task.folder).parts[-3:]])
+    """Where a seed keeps its folder: <storage>/<environment>/ and the rest of its last three names.
+
+    Of a sweep or a study these are <sweep>/<point>/seed-<seed>, of an experiment <experiment>/seed-<seed>.
+    """
+    env, names = environment_name(task.env), Path(task.folder).parts[-3:]
+    return "/".join([storage.rstrip("/"), env, *(names[1:] if names[0] == env else names)])
 
 
 def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:

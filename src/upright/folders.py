@@ -64,8 +64,13 @@ def _folders(root: Path, source: EnvironmentSource, name: str, configs: Mapping[
 
 def numbered_folders(root: Path, source: EnvironmentSource, name: str) -> Iterator[Path]:
     """root/<env>/<name>, root/<env>/<name>-2 and so on."""
-    within = root / re.sub(r"[^\w.-]+", "_", describe(source))
+    within = root / environment_name(source)
     return (within / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
+
+
+def environment_name(source: EnvironmentSource) -> str:
+    """The environment's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "_", describe(source))
 
 
 def is_taken(folder: Path) -> bool:
