@@ -59,7 +59,7 @@ def test_train_ends_with_one_json_object(engine: str, tmp_path) -> None:
     folder = tmp_path / result["run"]
     assert folder == tmp_path / "runs" / "CartPole-v1" / "default" / "seed-3"
     assert json.loads((folder / "result.json").read_text()) == result
-    assert "The replay memory of 10,000 transitions takes" in done.stderr
+    assert "The replay memory of 1,000 transitions takes" in done.stderr
     again = command("evaluate", result["run"], "--json")
     evaluated = json.loads(again.stdout.splitlines()[-1])
     for name in ("env", "final_mean", "final_std", "episodes", "threshold", "solved"):
@@ -70,7 +70,7 @@ def test_train_tells_people_what_happens(capsys) -> None:
     assert main(["train", "CliffWalking-v1", *TINY, "--max-episode-steps", "40"]) == 0
     printed = capsys.readouterr().out
     assert re.search(f"engine {AUTO} on cpu" + (", (avx512|avx2|portable)\\.\\n" if AUTO == "native" else ""), printed)
-    assert re.search(r"step 300/300 +return -[\d.]+ +length 40 +ε 0.05 +loss .*steps/s", printed)
+    assert re.search(r"step 300/300 +return -[\d.]+ +length 40 +ε 0.01 +loss .*steps/s", printed)
     assert re.search(r"Final policy: .* over 100 greedy episodes", printed)
     assert re.search(r"Run: runs/CliffWalking-v1/default/seed-0\n$", printed)
     assert main(["train", "CartPole-v1", *TINY, "--quiet"]) == 0

@@ -445,7 +445,7 @@ def test_a_cluster_comes_to_the_same(monkeypatch) -> None:
         return [event.score for event in run_trials(searched, 2, trainer) if isinstance(event, Ended)]
 
     alone = scores("alone", train_tasks)
-    with cluster(1, 2, monkeypatch) as made:
+    with cluster(1, monkeypatch) as made:
         assert scores("study", lambda tasks: train_on_cluster(tasks, made.address), elsewhere=True) == alone
     assert [each.params for each in stored().trials] == [each.params for each in stored("alone").trials]
     assert stored().trials[0].intermediate_values == stored("alone").trials[0].intermediate_values

@@ -14,11 +14,13 @@ from typing import Any
 import upright
 from upright import storage
 from upright.config import Config
+from upright.control import MARKER, REQUEST
 from upright.errors import RunError, SettingError
 from upright.sources import EnvironmentSource, describe, portable_name
 
 RUN_SCHEMA = 1
-UNBEGUN = ("metrics.jsonl", "checkpoints", "tensorboard")  # what a run writes before its first checkpoint
+# What a run writes before its first checkpoint.
+UNBEGUN = ("metrics.jsonl", "checkpoints", "tensorboard", MARKER, REQUEST)
 
 
 def remove_run(folder: Path) -> None:
