@@ -223,8 +223,8 @@ NOTES = [
     "The peers' settings are what their own authors publish for that environment; a peer has no row where we know of "
     "none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. The Zoo's numbers for LunarLander-v2 stand for v3. "
     "tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of steps.",
-    "Taxi-v4's threshold of 8 lies above what can be reached: the best policy comes to 7.93 over all its starts, and to "
-    "7.59 in these 100 episodes (value iteration). A seed at 7.59 plays perfectly, and is not counted as solved. "
+    "Taxi-v4's threshold of 8 lies above what can be reached: the best policy comes to 7.93 over all its starts, and "
+    "to 7.59 in these 100 episodes (value iteration). A seed at 7.59 plays perfectly, and is not counted as solved. "
     "upright takes Taxi-v4's mask of allowed actions, in training and play. sbx clips no gradient, where "
     "stable-baselines3 clips its norm at 10. CliffWalking-v1 names neither a threshold nor a time limit: −13 is its "
     "shortest path, and an episode ends after 1,000 steps.",
