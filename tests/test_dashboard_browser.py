@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -308,6 +309,7 @@ def test_every_view_is_used_with_the_keyboard_alone(page) -> None:
     tab_to(page, "Episodes", "Shift+Tab")
     press("Enter")
     expect(page.locator("main")).to_be_focused()
+    expect(page.get_by_text(re.compile(r"^[1-9][\d,]* episodes\."))).to_be_visible()  # there is something to pick
     tab_to(page, "Return of each episode")
     press("ArrowRight")
     press("Enter")
