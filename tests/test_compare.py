@@ -21,6 +21,7 @@ from upright.cli import main
 from upright.compare import read_comparison
 from upright.comparison_picture import draw
 from upright.comparison_table import tables
+from upright.config import FORMERLY
 from upright.metrics import Episode, JsonLines, Progress
 from upright.statistics import (
     bootstrap_interval,
@@ -67,6 +68,17 @@ def write_result(run: Path, seed: int, score: float | None, threshold: float | N
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_what_an_older_experiment_could_not_name_is_as_it_was_then() -> None:
+    write_experiment(Path("runs/now"), SCORES)
+    old = write_experiment(Path("runs/old"), SCORES) / "config.json"
+    written = json.loads(old.read_text())
+    written["config"] = {name: value for name, value in written["config"].items() if name not in FORMERLY}
+    old.write_text(json.dumps(written))
+    (environment,) = compared("runs/now", "runs/old")["environments"]
+    now = SETTINGS.to_dict()
+    assert environment["differences"] == {name: {"now": now[name], "old": FORMERLY[name]} for name in FORMERLY}
 
 
 def compared(*folders: str | Path) -> dict[str, Any]:

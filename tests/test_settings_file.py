@@ -13,6 +13,7 @@ import pytest
 from upright import Categorical, Config, Munchausen, QLearning, Quantile, presets
 from upright.arguments import Sweep, Train, Tune, parse
 from upright.cli import main
+from upright.config import FORMERLY
 from upright.errors import SettingError, UprightError
 from upright.settings_file import read_settings
 
@@ -39,6 +40,13 @@ def test_all_settings_come_back_whatever_they_started_from(name: str, within: bo
     for start in ("default", "c51", "rainbow"):
         assert read_settings(path, presets.preset(start)) == config
         assert parsed(f"--preset {start} --config mine.json").config == config
+
+
+def test_a_description_is_of_its_time_and_mere_settings_are_not() -> None:
+    then = {name: value for name, value in Config().to_dict().items() if name not in FORMERLY}
+    of_its_time = read_settings(write({"schema": 1, "config": then}), Config())
+    assert of_its_time == Config().override(**FORMERLY) != Config()
+    assert read_settings(write(then), Config()) == Config()
 
 
 def test_some_settings_leave_the_others_as_they_are() -> None:

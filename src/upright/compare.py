@@ -116,7 +116,7 @@ def _described(experiment: Path) -> tuple[str, dict[str, Any], str | None]:
     """The environment, the settings by name, and what is wrong with config.json."""
     env = environment_of(experiment)
     try:
-        settings = Config.from_dict(storage.read_json(experiment / "config.json").get("config", {})).to_dict()
+        settings = Config.from_file(storage.read_json(experiment / "config.json").get("config", {})).to_dict()
         text = json.dumps(settings["env_kwargs"], sort_keys=True)
     except (RunError, SettingError, TypeError, ValueError, RecursionError) as error:
         return env, {}, str(error)

@@ -145,7 +145,7 @@ Loss = QLearning | Categorical | Quantile | ImplicitQuantile
 Replay = Uniform | Prioritised
 
 # What runs and policies did that are older than these settings: their files name all the others.
-_FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None, "stretch_observations": False}
+FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None, "stretch_observations": False}
 
 # The names by which the command line and JSON choose a value of these two settings.
 KINDS: dict[str, dict[str, type]] = {
@@ -382,7 +382,7 @@ class Config(Checked):
     @classmethod
     def from_file(cls, values: Mapping[str, Any]) -> Self:
         """The Config of a run or policy on disk, as `from_dict`; what did not exist at its time is as it was then."""
-        return cls.from_dict({**_FORMERLY, **values} if isinstance(values, Mapping) else values)
+        return cls.from_dict({**FORMERLY, **values} if isinstance(values, Mapping) else values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

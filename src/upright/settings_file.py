@@ -7,7 +7,7 @@ from pathlib import Path
 
 from upright import storage
 from upright.agent import paths_in
-from upright.config import Config
+from upright.config import FORMERLY, Config
 from upright.errors import SettingError, UprightError
 
 
@@ -22,6 +22,8 @@ def read_settings(path: Path, start: Config, given: Collection[str] = ()) -> Con
     values = written.get("config", written)
     if not isinstance(values, Mapping):
         raise SettingError(f"{path} holds no settings: write them by their names, as in config.json.")
+    if "schema" in written:  # of a run or a study, which names all settings that there were at its time
+        values = {**FORMERLY, **values}
     settings = start.to_dict()
     for name, value in values.items():
         current = settings.get(name)

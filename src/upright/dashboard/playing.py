@@ -141,7 +141,7 @@ def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
         raise RunError("This run has a network of its maker's, which no file holds: it cannot be shown here.")
     try:
         # Off the accelerator, which training may need.
-        config = Config.from_dict(about["config"]).override(engine="auto", device="cpu")
+        config = Config.from_file(about["config"]).override(engine="auto", device="cpu")
         named = named_environment(about.get("env"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"The checkpoint at step {step:,} does not describe a run: {error}.") from error
