@@ -49,9 +49,10 @@ class Repeats:
 
     def end(self, outcome: Outcome) -> None:
         """Let the actions end whose episodes did."""
-        for i, (terminated, truncated) in enumerate(zip(outcome.terminated, outcome.truncated, strict=True)):
-            if terminated or truncated:
-                self.forget(i)
+        if True in outcome.terminated or True in outcome.truncated:
+            for i, (terminated, truncated) in enumerate(zip(outcome.terminated, outcome.truncated, strict=True)):
+                if terminated or truncated:
+                    self.forget(i)
 
     def forget(self, env: int) -> None:
         """Let one environment's action end."""
