@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,8 +190,12 @@ def make_environment(
     index: int,
     first_episode: int = 0,
     render_mode: str | None = None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Environment:
-    """The index-th environment of a run, whose first reset begins the episode of that number."""
+    """The index-th environment of a run, whose first reset begins the episode of that number.
+
+    notify: told what its user should know (see `upright.sources.make`); of a run's environments only the first's is
+    """
     # A worker is known by the name that Gymnasium gives it: the process that trains also makes an environment by this
     # function, for its spaces.
     if multiprocessing.current_process().name.startswith("Worker<"):
@@ -201,7 +205,7 @@ def make_environment(
         parent = multiprocessing.parent_process()
         assert parent is not None
         threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
-    env = make(source, config, render_mode, notify=lambda _: None)  # who made the first one was told
+    env = make(source, config, render_mode, notify)
     return Environment(env, describe(source), run_seed, index, first_episode, config.stretch_observations)
 
 

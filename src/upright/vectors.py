@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from upright.config import Config
 from upright.envs import Environment, Playing, make_environment
 from upright.errors import EnvironmentFault, EpisodesLost
-from upright.sources import EnvironmentSource, describe, logger, make, quiet
+from upright.sources import EnvironmentSource, logger, quiet
 from upright.spaces import Actions, Observations
 
 # What taking an episode again led to: the observation and mask, or None where the episode did not repeat itself.
@@ -333,8 +333,7 @@ def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_episode: int = 0) -> Vector:
     """All environments of a run, in this process or in workers."""
-    stretch = config.stretch_observations
-    first = Environment(make(source, config), describe(source), run_seed, 0, first_episode, stretch)
+    first = make_environment(source, config, run_seed, 0, first_episode, notify=logger.warning)
     thunks = [
         functools.partial(make_environment, source, config, run_seed, index, first_episode)
         for index in range(config.num_envs)
