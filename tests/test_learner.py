@@ -756,6 +756,26 @@ def advance(learner, updates):
     return answers
 
 
+def assert_a_state_goes_on(undisturbed, stopped, resumed, before, carried=lambda kept: kept):
+    """Of three learners, the third takes up the second's state after some updates; all go on to the same bits."""
+    advance(undisturbed, range(before))
+    advance(stopped, range(before))
+    advance(resumed, range(3))
+    kept = stopped.state()
+    copied = {name: value.copy() for name, value in kept.items()}
+    resumed.load_state(carried(kept))
+    assert_equal_states(resumed.state(), kept)
+    expected = advance(undisturbed, range(before, before + 8))
+    for learner in (stopped, resumed):
+        for actual, want in zip(advance(learner, range(before, before + 8)), expected, strict=True):
+            np.testing.assert_array_equal(actual, want)
+        assert_equal_states(learner.state(), undisturbed.state())
+    assert_equal_states(kept, copied)  # what was handed out is a copy
+    metrics = undisturbed.metrics()
+    assert len(metrics) == 3
+    assert stopped.metrics() == resumed.metrics() == metrics
+
+
 STATES = {
     "adam": {"optimizer": "adam"},
     "adamw, amsgrad": {"optimizer": "adamw", "amsgrad": True, "weight_decay": 0.1},
@@ -780,22 +800,8 @@ def test_a_state_goes_on_to_the_same_bits(case, before):
         make_learner(plain(**settings), PROBLEM, seed, each)
         for seed, each in ((0, network), (0, network), (1, another))
     )
-    advance(undisturbed, range(before))
-    advance(stopped, range(before))
-    advance(resumed, range(3))
-    kept = stopped.state()
-    copied = {name: value.copy() for name, value in kept.items()}
-    resumed.load_state(safetensors.numpy.load(safetensors.numpy.save(kept)))
-    assert_equal_states(resumed.state(), kept)
-    expected = advance(undisturbed, range(before, before + 8))
-    for learner in (stopped, resumed):
-        for actual, want in zip(advance(learner, range(before, before + 8)), expected, strict=True):
-            np.testing.assert_array_equal(actual, want)
-        assert_equal_states(learner.state(), undisturbed.state())
-    assert_equal_states(kept, copied)  # what was handed out is a copy
-    metrics = undisturbed.metrics()
-    assert len(metrics) == 3
-    assert stopped.metrics() == resumed.metrics() == metrics
+    through_a_file = lambda kept: safetensors.numpy.load(safetensors.numpy.save(kept))
+    assert_a_state_goes_on(undisturbed, stopped, resumed, before, through_a_file)
 
 
 def test_a_resumed_learner_reports_the_same_means_without_another_update():

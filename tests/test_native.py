@@ -25,7 +25,16 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from test_learner import EVERYTHING, PROBLEM, STATES, advance, assert_equal_states, plain, random_batch
+from test_learner import (
+    EVERYTHING,
+    PROBLEM,
+    STATES,
+    advance,
+    assert_a_state_goes_on,
+    assert_equal_states,
+    plain,
+    random_batch,
+)
 from upright.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Uniform
 from upright.errors import Diverged, UprightError
 from upright.generators import generator_state, set_generator_state
@@ -468,22 +477,7 @@ def test_bytes_and_observations_of_many_axes_are_read_as_their_numbers(instructi
 def test_a_state_goes_on_to_the_same_bits(case: str, before: int, instruction_set: str) -> None:
     settings = {"replay": Prioritised(), **NATIVE[case]}
     undisturbed, stopped, resumed = (native(instruction_set, seed=seed, **settings) for seed in (0, 0, 1))
-    advance(undisturbed, range(before))
-    advance(stopped, range(before))
-    advance(resumed, range(3))
-    kept = stopped.state()
-    copied = {name: value.copy() for name, value in kept.items()}
-    resumed.load_state(kept)
-    assert_equal_states(resumed.state(), kept)
-    expected = advance(undisturbed, range(before, before + 8))
-    for learner in (stopped, resumed):
-        for actual, want in zip(advance(learner, range(before, before + 8)), expected, strict=True):
-            np.testing.assert_array_equal(actual, want)
-        assert_equal_states(learner.state(), undisturbed.state())
-    assert_equal_states(kept, copied)  # what was handed out is a copy
-    metrics = undisturbed.metrics()
-    assert len(metrics) == 3
-    assert stopped.metrics() == resumed.metrics() == metrics
+    assert_a_state_goes_on(undisturbed, stopped, resumed, before)
 
 
 def assert_same_arrays(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
