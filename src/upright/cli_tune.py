@@ -15,13 +15,13 @@ from upright.arguments import Tune
 from upright.cli_experiments import seeds_of
 from upright.cluster import connected
 from upright.errors import RunError, SettingError
-from upright.experiment import train_tasks
+from upright.experiment import take_finished, train_tasks
 from upright.folders import numbered_folders
 from upright.pool import train_in_processes
 from upright.result import signals
 from upright.search_space import SPACE, check_space, narrowed, read_space
-from upright.seeds import Event, Finished, Reported, Task, Warned, finished
-from upright.terminal import console_on, printed
+from upright.seeds import Event, Reported, Task, Warned
+from upright.terminal import console_on, print_plainly, printed
 from upright.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
 
 NOTHING_FINISHED = 1
@@ -37,7 +37,7 @@ def tune(arguments: Tune) -> int:
 
     def say(text: str) -> None:
         if not arguments.quiet:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            print_plainly(console, text)
 
     with printed(None, quiet=True):  # what a run says as it is made, its seeds' processes say
         say(
@@ -95,9 +95,8 @@ def _study(arguments: Tune) -> Study:
     if arguments.trials < 1:
         raise SettingError(f"trials is {arguments.trials}, but it has to be 1 or more.")
     seeds = tuple(seeds_of(arguments))
-    next(
-        train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None
-    )  # raises what does not combine
+    # Raises what does not combine.
+    next(train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None)
     config = arguments.config
     if config.eval_freq == 0:
         config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
@@ -123,12 +122,7 @@ def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
     if arguments.jobs is not None or arguments.cluster is not None:
         yield from train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url)
         return
-    missing = []
-    for task in tasks:
-        if (result := finished(task)) is None:
-            missing.append(task)
-        else:
-            yield Finished(task, result)
+    missing = yield from take_finished(tasks)
     yield from train_in_processes(missing, len(missing))
 
 

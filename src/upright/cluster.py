@@ -26,7 +26,7 @@ from upright.folders import environment_name, write_description, write_result
 from upright.mirror import Mirror
 from upright.pool import SECONDS_BETWEEN_LOOKS, cores
 from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
-from upright.sources import first_line, logger
+from upright.sources import first_line, told
 
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
 # node it gave up after 60, and NFS lets go of a lock after 90.
@@ -158,13 +158,8 @@ def _start(ray: Any) -> None:
 def _train(task: Task, storage: str | None) -> dict[str, Any]:
     """What a Ray task does: a seed's result, or why it has none."""
     warnings: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    try:
+    with told(warnings.append):
         message = outcome(task, PATIENCE) if storage is None else _train_apart(task, storage)
-    finally:
-        logger.removeHandler(handler)
     if message.get("signal") == signal.SIGTERM:  # this worker is to go, and the seed is to go on elsewhere
         os._exit(1)
     return {**message, "warnings": warnings}

@@ -104,6 +104,17 @@ def train_tasks(
         raise SettingError("jobs is for the cores of this machine, and cluster for those of another: give one of them.")
     if storage_url is not None and cluster is None:
         raise SettingError("storage_url is where a cluster keeps its seeds: give the address of one with cluster, too.")
+    missing = yield from take_finished(tasks)
+    if not missing:
+        return
+    if cluster is None:
+        yield from train_in_processes(missing, count)
+    else:
+        yield from train_on_cluster(missing, cluster, storage_url)
+
+
+def take_finished(tasks: Sequence[Task]) -> Generator[Event, None, list[Task]]:
+    """Yield what is finished already; return the tasks that are not."""
     missing = []
     for task in tasks:
         result = finished(task)
@@ -111,12 +122,7 @@ def train_tasks(
             missing.append(task)
         else:
             yield Finished(task, result)
-    if not missing:
-        return
-    if cluster is None:
-        yield from train_in_processes(missing, count)
-    else:
-        yield from train_on_cluster(missing, cluster, storage_url)
+    return missing
 
 
 def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:

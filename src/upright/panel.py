@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.seeds import Event, Failed, Finished, Reported, Task, Warned
+from upright.terminal import print_plainly
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -66,7 +67,7 @@ class SeedsTerminal:
             self._live.stop()
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        print_plainly(self._console, text)
 
     def _where(self) -> str:
         """How far the seeds have come, in one line."""

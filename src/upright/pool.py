@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -16,7 +15,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
-from upright.sources import logger
+from upright.sources import told
 
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
 PATIENCE = 10.0  # seconds for a process to end when nothing is left for it to do
@@ -140,11 +139,8 @@ def _train(task: Task, pipe: connection.Connection) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
             pipe.send_bytes(json.dumps(message).encode())
 
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: say({"warning": record.getMessage()})  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    logger.propagate = False
-    say(outcome(task))
+    with told(lambda text: say({"warning": text})):
+        say(outcome(task))
 
 
 def _stop_with_parent() -> None:

@@ -22,6 +22,24 @@ from upright.spaces import undiscretizable
 
 logger = logging.getLogger("upright")
 
+
+@contextmanager
+def told(say: Callable[[str], None], level: int = logging.WARNING) -> Iterator[None]:
+    """Hand what is logged meanwhile, from this level on, to `say` and to nobody else."""
+    handler = logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    before, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagate
+
+
 DEFAULT_TIME_LIMIT = 1_000
 
 # What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from upright.metrics import Progress
-from upright.sources import logger
+from upright.sources import told
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,26 +35,21 @@ def console_on(file: Any) -> Console:
     return Console(file=file) if file.isatty() else Console(file=file, width=240)
 
 
+def print_plainly(console: Console, text: str) -> None:
+    """Print a text as it is: no colour for what looks like a number, no markup, no line cut."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 @contextlib.contextmanager
 def printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Print what is logged meanwhile, and what is said through the function that this yields."""
 
     def say(text: str) -> None:
         if not quiet:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            print_plainly(console, text)
 
-    handler = logging.Handler()
-    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
+    with told(say, logging.INFO):
         yield say
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 class Terminal:

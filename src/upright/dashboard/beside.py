@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import subprocess
@@ -26,8 +27,10 @@ def if_asked(asked: bool, folder: Path, trust: bool, console: Any) -> contextlib
     """The dashboard while a run trains, if it was asked for; its link is said even with --quiet."""
     if not asked:
         return contextlib.nullcontext()
+    from upright.terminal import print_plainly
+
     check_installed()
-    return dashboard(folder, trust, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
+    return dashboard(folder, trust, functools.partial(print_plainly, console))
 
 
 @contextlib.contextmanager
