@@ -1,6 +1,7 @@
 """What the dashboard costs training, in pairs: runs that it follows, with a page open, and runs that it does not.
 
     python benchmarks/dashboard.py [--rounds 5] [--steps 30000] [--core 1]
+    python benchmarks/dashboard.py --opening [--rounds 5]      instead: how soon 100 long runs stand in the table
 
 All processes that train, and the server, share one core; the page, a client that reads the stream, has the others.
 What is compared is the time that processes spent on the core, which stands other programs better than steps per second.
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -171,13 +173,48 @@ def flood(core: int, seconds: float = 30.0, files: int = 8) -> None:
         print(f"{LINES:,} lines/s: server {100 * share:.1f} % of one core, {sent:.0f} kB/s")
 
 
+def opening(rounds: int) -> None:
+    """How soon a page shows the table of 100 runs of 10,000 records and 10,000 episodes, in Chromium, by the clock."""
+    from playwright.sync_api import sync_playwright
+
+    lines = []
+    for k in range(1, 10_001):
+        episode = {"step": 5 * k - 1, "env": 0, "rollout/ep_rew": k % 500, "rollout/ep_len": k % 500}
+        mean = {"rollout/ep_rew_mean": k % 500, "train/loss": 1 / k, "train/mean_q": k / 100, "time/fps": 2e4}
+        lines += [json.dumps(episode) + "\n", json.dumps({"step": 5 * k, **mean}) + "\n"]
+    with tempfile.TemporaryDirectory() as place:
+        for k in range(100):
+            run = Path(place, "CartPole-v1", f"settings-{k // 10}", f"seed-{k % 10}")
+            run.mkdir(parents=True)
+            (run / "metrics.jsonl").write_text("".join(lines))
+        for _ in range(rounds):
+            command = [sys.executable, "-m", "upright.cli", "dashboard", place]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as browsers:
+                assert server.stdout is not None
+                link = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+                browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+                page, seconds = browser.new_page(), []
+                for _ in range(2):
+                    began = time.perf_counter()
+                    page.goto(link)
+                    page.locator("table tbody tr").nth(99).wait_for()
+                    seconds.append(time.perf_counter() - began)
+                browser.close()
+                server.terminate()
+            print(f"opening: {seconds[0]:.2f} s in a fresh browser, again {seconds[1]:.2f} s")
+
+
 def main() -> None:
-    """Measure all three."""
+    """Measure all three, or the opening."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30_000, help="of each of 8 runs; one alone takes 5 times as many")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--opening", action="store_true")
     arguments = parser.parse_args()
+    if arguments.opening:
+        opening(arguments.rounds)
+        return
     flood(arguments.core)
     one(arguments.rounds, arguments.core, 5 * arguments.steps)
     several(arguments.rounds, arguments.core, arguments.steps, 8)

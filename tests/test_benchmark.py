@@ -34,6 +34,21 @@ def test_every_file_is_a_rows():
     assert files == {row.path for row in THERE} and len({row.path for row in ROWS}) == len(ROWS)
 
 
+def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
+    """By value iteration without discount, from each of its starts."""
+    taxi = gymnasium.make("Taxi-v4").unwrapped
+    model = np.array([[taxi.P[state][action][0][1:] for action in range(6)] for state in range(500)])  # deterministic
+    following, reward, goes_on = model[..., 0].astype(int), model[..., 1], 1 - model[..., 2]
+    value = np.zeros(500)
+    for _ in range(100):
+        value = (reward + goes_on * value[following]).max(axis=1)
+    over_all_starts = float(taxi.initial_state_distrib @ value)
+    starts = [taxi.reset(seed=trial.FINAL_SEED + k)[0] for k in range(trial.FINAL_EPISODES)]
+    said = next(note for note in report.NOTES if "Taxi-v4's threshold" in note)
+    assert f"comes to {over_all_starts:.2f} over all its starts" in said
+    assert f"to {value[starts].mean():.2f} in these {trial.FINAL_EPISODES} episodes" in said
+
+
 @by_title
 def test_a_rows_results_are_whole(row):
     results = read(row)
