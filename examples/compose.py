@@ -23,7 +23,6 @@ rainbow = replace(
     n_steps=3,  # Sutton 1988
     replay=Prioritised(alpha=0.5),  # Schaul 2016
     loss=Categorical(double=True, v_min=0.0, v_max=100.0),  # Bellemare 2017, van Hasselt 2016; returns lie in 0 … 100
-    munchausen=None,
     learning_rate=1e-3,
 )
 

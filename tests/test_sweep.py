@@ -48,11 +48,14 @@ def test_every_kind_of_setting_can_be_swept() -> None:
         "dueling=true": True,
         "dueling=false": False,
     }
-    both = points("--loss.double true false --no-munchausen")
+    both = points("--loss.double true false")
     assert [point.config.loss.double for point in both.values()] == [True, False]
     assert list(both) == ["loss.double=true", "loss.double=false"]
     assert [bool(point.config.munchausen) for point in points("--munchausen true false").values()] == [True, False]
-    assert [point.config.munchausen.clip for point in points("--munchausen.clip -1 -0.5").values()] == [-1.0, -0.5]
+    assert [point.config.munchausen.clip for point in points("--munchausen --munchausen.clip -1 -0.5").values()] == [
+        -1.0,
+        -0.5,
+    ]
     assert {name: point.config.max_grad_norm for name, point in points("--max-grad-norm None 5").items()} == {
         "max-grad-norm=none": None,
         "max-grad-norm=5.0": 5.0,
@@ -83,7 +86,7 @@ def test_every_kind_of_setting_can_be_swept() -> None:
         ("CartPole-v1 --gamma 0.9 high", "could not convert string to float: 'high'"),
         ("CartPole-v1 --lr 1 2", "There is no option '--lr'. Did you mean '--learning-rate'?"),
         ("CartPole-v1 --preset default rainbw", "There is no preset 'rainbw'. Did you mean 'rainbow'?"),
-        ("CartPole-v1 --loss.double true false", "munchausen and loss.double cannot be combined"),
+        ("CartPole-v1 --munchausen --loss.double true false", "munchausen and loss.double cannot be combined"),
         ("CartPole-v1 --seed 1 2 --gamma 0 1", "There is no place for '2'"),
         ("CartPole-v1 --gamma 0 1 --seeds 0", "seeds is 0, but it has to lie in [1, 10000]."),
         ("CartPole-v1 --gamma 0 1 --jobs 0", "jobs is 0, but it has to be 1 or more."),

@@ -160,8 +160,7 @@ def test_draws_stay_in_the_space_and_reach_its_ends() -> None:
 
 def test_what_is_given_is_not_searched_nor_what_then_there_is_not() -> None:
     assert set(SPACE) - set(narrowed(SPACE, ["learning_rate", "seed"], Config())) == {"learning_rate"}
-    plain = Config(munchausen=None)
-    gone = set(SPACE) - set(narrowed(SPACE, ["munchausen"], plain))
+    gone = set(SPACE) - set(narrowed(SPACE, ["munchausen"], Config()))
     assert gone == {"munchausen", "munchausen.alpha", "munchausen.temperature"}
     categorical = Config().override(loss="categorical")
     assert set(SPACE) - set(narrowed(SPACE, ["loss"], categorical)) == {"loss", "loss.error", "loss.quantiles"}
@@ -212,7 +211,7 @@ def test_a_space_goes_through_json(tmp_path) -> None:
         ({"munchausen": ["on"]}, "munchausen is 'on' in the space, but it has to be true or false."),
         ({"loss.atoms": [51]}, "loss.atoms is to be searched, but no loss that is searched has atoms."),
         ({"gamma.x": [51]}, "gamma.x"),
-        ({"munchausen.alpha": [2.0]}, "alpha is 2.0"),
+        ({"munchausen": [True], "munchausen.alpha": [2.0]}, "alpha is 2.0"),
         ({"total_timesteps": [1_000, 2_000]}, "total_timesteps cannot be searched"),
         ({"eval_freq": [10]}, "eval_freq cannot be searched"),
     ],

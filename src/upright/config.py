@@ -2,7 +2,7 @@
 
 A variant of DQN is a value of `Config`, never a class:
 
-    rainbow = replace(config, munchausen=None, dueling=True, noisy=True, n_steps=3,
+    rainbow = replace(config, dueling=True, noisy=True, n_steps=3,
                       replay=Prioritised(), loss=Categorical(double=True))
 
 The text under each field gives its meaning, unit, range and source; `upright train --help` prints it.
@@ -192,11 +192,11 @@ class Config(Checked):
     """Widths of the hidden layers, 256 at most, which for an image follow Nature's three convolutions. [1, 65536]."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Nonlinearity between layers. Mnih 2015: relu."""
-    layer_norm: bool = False
+    layer_norm: bool = True
     """Normalise each hidden layer before its nonlinearity (Ba 2016, arXiv:1607.06450)."""
     initialisation: Literal["pytorch", "orthogonal"] = "pytorch"
     """Uniform in ±1/√inputs as PyTorch's layers, or orthogonal weights and zero biases (Saxe 2014, arXiv:1312.6120)."""
-    dueling: bool = False
+    dueling: bool = True
     """Split the head into a state value and advantages (Wang 2016, eq. 9)."""
     noisy: bool = False
     """Factorised Gaussian noise on the head's weights, σ₀ = 0.5, as exploration (Fortunato 2018, eq. 10)."""
@@ -204,7 +204,7 @@ class Config(Checked):
     # What is learned
     loss: Loss = QLearning(error="squared")
     """What the network represents, and the error it descends."""
-    munchausen: Munchausen | None = Munchausen(alpha=0.5)
+    munchausen: Munchausen | None = None
     """Munchausen's log-policy reward and soft bootstrap, or none."""
     gamma: float = 0.99
     """Discount γ per step. [0, 1]. Mnih 2015: 0.99."""
@@ -327,7 +327,10 @@ class Config(Checked):
         if len(self.net_arch) > 256:
             raise SettingError(f"net_arch has {len(self.net_arch):,} hidden layers, but it has to have 256 at most.")
         if self.layer_norm and not self.net_arch:
-            raise SettingError("layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off.")
+            raise SettingError(
+                "layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off "
+                "(--no-layer-norm, or layer_norm=False)."
+            )
         if self.max_grad_norm is not None and self.max_grad_value is not None:
             raise SettingError(
                 "max_grad_norm and max_grad_value both clip the gradient; set one of them to none "
