@@ -33,18 +33,23 @@ RECORD = Path(__file__).parent / "results" / "search.jsonl"
 FIRST_SEED = 1_000
 
 # What each ingredient of the default is without it, and where it is to show.
+SOON = ("CartPole-v1", "MountainCar-v0")
 ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "default": ({}, ("CartPole-v1", "MountainCar-v0", "CliffWalking-v1")),
-    "ε-greedy with single actions": ({"exploration_repeat": None}, ("CartPole-v1", "MountainCar-v0")),
-    "n steps past random actions": ({"cut_n_steps": False}, ("CartPole-v1", "MountainCar-v0", "CliffWalking-v1")),
+    "default": ({}, (*SOON, "CliffWalking-v1", "LunarLander-v3")),
+    "no layer norm": ({"layer_norm": False}, (*SOON, "LunarLander-v3")),
+    "no dueling": ({"dueling": False}, (*SOON, "LunarLander-v3")),
+    "ε-greedy with single actions": ({"exploration_repeat": None}, SOON),
+    "n steps past random actions": ({"cut_n_steps": False}, (*SOON, "CliffWalking-v1")),
     "observations as they come": ({"stretch_observations": False}, ("MountainCar-v0",)),
-    "final ε of 0.05": ({"exploration_final_eps": 0.05}, ("CartPole-v1", "MountainCar-v0")),
-    "memory of 10,000": ({"buffer_size": 10_000}, ("CartPole-v1", "MountainCar-v0")),
-    "gradient clipped to a norm of 10": ({"max_grad_norm": 10.0}, ("CartPole-v1", "MountainCar-v0")),
-    "Huber's error": ({"loss": {"kind": "q_learning", "error": "huber"}}, ("CartPole-v1", "MountainCar-v0")),
-    "one step": ({"n_steps": 1}, ("CartPole-v1", "MountainCar-v0")),
-    "no Munchausen": ({"munchausen": None}, ("CartPole-v1", "MountainCar-v0")),
-    "constant learning rate": ({"learning_rate_schedule": "constant"}, ("CartPole-v1", "MountainCar-v0")),
+    "final ε of 0.05": ({"exploration_final_eps": 0.05}, SOON),
+    "memory of 10,000": ({"buffer_size": 10_000}, SOON),
+    "gradient clipped to a norm of 10": ({"max_grad_norm": 10.0}, SOON),
+    "Huber's error": ({"loss": {"kind": "q_learning", "error": "huber"}}, SOON),
+    "one step": ({"n_steps": 1}, SOON),
+    "constant learning rate": ({"learning_rate_schedule": "constant"}, SOON),
+    # Not of the default, and not better with it.
+    "Munchausen": ({"munchausen": {"alpha": 0.5}}, SOON),
+    "double": ({"loss": {"kind": "q_learning", "error": "squared", "double": True}}, SOON),
 }
 
 
