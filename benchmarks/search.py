@@ -1,7 +1,7 @@
 """The search for the default configuration: settings tried on some seeds, and what their final policies reach.
 
     python benchmarks/search.py MountainCar-v0 --seeds 16 exploration_final_eps=0.02 exploration_repeat=null
-    python benchmarks/search.py --ablation --seeds 20      the default without each of its ingredients
+    python benchmarks/search.py --ablation --seeds 20      the default without each of its ingredients, or with one more
     python benchmarks/search.py --table [TEXT]             what is there, or the lines that hold the text
 
 A setting is name=JSON, over the present default. Trials run side by side, one on each core; each is a line of
@@ -32,24 +32,24 @@ from upright.statistics import wilson_interval
 RECORD = Path(__file__).parent / "results" / "search.jsonl"
 FIRST_SEED = 1_000
 
-# What each ingredient of the default is without it, and where it is to show.
-SOON = ("CartPole-v1", "MountainCar-v0")
+# What the default is without each of its ingredients, or with one that it has not, and where it is to show.
+CLASSIC = ("CartPole-v1", "MountainCar-v0")
 ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "default": ({}, (*SOON, "CliffWalking-v1", "LunarLander-v3")),
-    "no layer norm": ({"layer_norm": False}, (*SOON, "LunarLander-v3")),
-    "no dueling": ({"dueling": False}, (*SOON, "LunarLander-v3")),
-    "ε-greedy with single actions": ({"exploration_repeat": None}, SOON),
-    "n steps past random actions": ({"cut_n_steps": False}, (*SOON, "CliffWalking-v1")),
+    "default": ({}, (*CLASSIC, "CliffWalking-v1", "LunarLander-v3")),
+    "ε-greedy with single actions": ({"exploration_repeat": None}, CLASSIC),
+    "n steps past random actions": ({"cut_n_steps": False}, (*CLASSIC, "CliffWalking-v1")),
     "observations as they come": ({"stretch_observations": False}, ("MountainCar-v0",)),
-    "final ε of 0.05": ({"exploration_final_eps": 0.05}, SOON),
-    "memory of 10,000": ({"buffer_size": 10_000}, SOON),
-    "gradient clipped to a norm of 10": ({"max_grad_norm": 10.0}, SOON),
-    "Huber's error": ({"loss": {"kind": "q_learning", "error": "huber"}}, SOON),
-    "one step": ({"n_steps": 1}, SOON),
-    "constant learning rate": ({"learning_rate_schedule": "constant"}, SOON),
-    # Not of the default, and not better with it.
-    "Munchausen": ({"munchausen": {"alpha": 0.5}}, SOON),
-    "double": ({"loss": {"kind": "q_learning", "error": "squared", "double": True}}, SOON),
+    "final ε of 0.05": ({"exploration_final_eps": 0.05}, CLASSIC),
+    "memory of 10,000": ({"buffer_size": 10_000}, CLASSIC),
+    "memory of 100,000": ({"buffer_size": 100_000}, ("LunarLander-v3",)),
+    "gradient clipped to a norm of 10": ({"max_grad_norm": 10.0}, CLASSIC),
+    "Huber's error": ({"loss": {"kind": "q_learning", "error": "huber"}}, CLASSIC),
+    "one step": ({"n_steps": 1}, CLASSIC),
+    "constant learning rate": ({"learning_rate_schedule": "constant"}, CLASSIC),
+    "Munchausen": ({"munchausen": {"alpha": 0.5}}, CLASSIC),
+    "double": ({"loss": {"kind": "q_learning", "error": "squared", "double": True}}, CLASSIC),
+    "dueling": ({"dueling": True}, CLASSIC),
+    "layer norm": ({"layer_norm": True}, CLASSIC),
 }
 
 

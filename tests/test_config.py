@@ -178,15 +178,6 @@ def test_json_with_anything_unknown_is_refused(values: dict) -> None:
         Config.from_dict(values)
 
 
-def test_the_memory_is_half_of_the_run_unless_its_size_is_given() -> None:
-    sizes = {1: 1_000, 2_000: 1_000, 40_000: 20_000, 200_000: 100_000, 2_000_000: 1_000_000, 10**9: 1_000_000}
-    assert {total: Config(total_timesteps=total).capacity for total in sizes} == sizes
-    assert Config(buffer_size=77, batch_size=7).capacity == 77
-    resolved = Config(total_timesteps=40_000).resolved()
-    assert resolved == Config(total_timesteps=40_000, buffer_size=20_000) == resolved.resolved()
-    assert resolved.override(total_timesteps=400_000).capacity == 20_000  # extended, it stays as it is
-
-
 def test_what_an_older_file_could_not_name_is_as_it_was_then() -> None:
     now = {"cut_n_steps", "exploration_repeat", "stretch_observations"}
     then = {name: value for name, value in Config().to_dict().items() if name not in now}

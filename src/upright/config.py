@@ -192,11 +192,11 @@ class Config(Checked):
     """Widths of the hidden layers, 256 at most, which for an image follow Nature's three convolutions. [1, 65536]."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Nonlinearity between layers. Mnih 2015: relu."""
-    layer_norm: bool = True
+    layer_norm: bool = False
     """Normalise each hidden layer before its nonlinearity (Ba 2016, arXiv:1607.06450)."""
     initialisation: Literal["pytorch", "orthogonal"] = "pytorch"
     """Uniform in ±1/√inputs as PyTorch's layers, or orthogonal weights and zero biases (Saxe 2014, arXiv:1312.6120)."""
-    dueling: bool = True
+    dueling: bool = False
     """Split the head into a state value and advantages (Wang 2016, eq. 9)."""
     noisy: bool = False
     """Factorised Gaussian noise on the head's weights, σ₀ = 0.5, as exploration (Fortunato 2018, eq. 10)."""
@@ -216,8 +216,8 @@ class Config(Checked):
     # The replay memory
     replay: Replay = Uniform()
     """How a batch is drawn."""
-    buffer_size: int | None = None
-    """Transitions that the memory holds; none: half of total_timesteps, within 1,000 and 1,000,000. [1, inf)."""
+    buffer_size: int = 25_000
+    """Transitions that the memory holds. [1, inf). Mnih 2015: 1,000,000."""
     learning_starts: int = 1_000
     """Steps before the first update. [0, inf). Mnih 2015: 50,000."""
     batch_size: int = 64
@@ -327,29 +327,17 @@ class Config(Checked):
         if len(self.net_arch) > 256:
             raise SettingError(f"net_arch has {len(self.net_arch):,} hidden layers, but it has to have 256 at most.")
         if self.layer_norm and not self.net_arch:
-            raise SettingError(
-                "layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off "
-                "(--no-layer-norm, or layer_norm=False)."
-            )
+            raise SettingError("layer_norm has no hidden layer to normalise: give net_arch a width, or leave it off.")
         if self.max_grad_norm is not None and self.max_grad_value is not None:
             raise SettingError(
                 "max_grad_norm and max_grad_value both clip the gradient; set one of them to none "
                 "(--max-grad-norm None)."
             )
-        if self.batch_size > self.capacity:
+        if self.batch_size > self.buffer_size:
             raise SettingError(
-                f"batch_size ({self.batch_size:,}) is above buffer_size ({self.capacity:,}): "
+                f"batch_size ({self.batch_size:,}) is above buffer_size ({self.buffer_size:,}): "
                 "the memory could never fill a batch; lower one or raise the other."
             )
-
-    @property
-    def capacity(self) -> int:
-        """Transitions that the memory holds: buffer_size, or what it is when it is none."""
-        return self.buffer_size or min(max(self.total_timesteps // 2, 1_000), 1_000_000)
-
-    def resolved(self) -> Self:
-        """With buffer_size as a number, so that the memory stays as it is when the run is extended."""
-        return dataclasses.replace(self, buffer_size=self.capacity)
 
     def override(self, **settings: Any) -> Self:
         """A copy with some settings changed; an unknown name is refused with the nearest known one.

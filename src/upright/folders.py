@@ -104,7 +104,7 @@ def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:
         "upright": upright.__version__,
         "env": portable_name(source),
         "name": describe(source),
-        "config": config.resolved().to_dict(),
+        "config": config.to_dict(),
     }
     try:
         return dict(json.loads(json.dumps(description, allow_nan=False)))

@@ -31,8 +31,6 @@ _default = Config()
 _tutorial = Config(
     stretch_observations=False,
     net_arch=(128, 128),
-    layer_norm=False,
-    dueling=False,
     loss=QLearning(error="huber"),
     gamma=0.99,
     n_steps=1,
@@ -62,8 +60,6 @@ _dqn = Config(
     total_timesteps=50_000_000,
     stretch_observations=False,
     net_arch=(512,),
-    layer_norm=False,
-    dueling=False,
     loss=QLearning(error="huber"),
     gamma=0.99,
     n_steps=1,
@@ -90,8 +86,6 @@ _dqn = Config(
 _plain = replace(
     _default,
     stretch_observations=False,
-    layer_norm=False,
-    dueling=False,
     loss=QLearning(error="huber"),
     n_steps=1,
     cut_n_steps=False,

@@ -66,7 +66,7 @@ class Run:
     ) -> None:
         """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         check_seed(seed)
-        self.source, self.config, self.seed, self.folder = source, config.resolved(), int(seed), folder
+        self.source, self.config, self.seed, self.folder = source, config, int(seed), folder
         self.metrics: JsonLines | None = None
         self.interrupted = self.stopping = False
         self.best = -math.inf
@@ -90,8 +90,8 @@ class Run:
         config, vector = self.config, self.vector
         masked = None if self.mask is None else vector.actions.n
         columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
-        needed = bytes_needed(config.capacity, columns)
-        logger.info(f"The replay memory of {config.capacity:,} transitions takes {in_gib(needed)}.")
+        needed = bytes_needed(config.buffer_size, columns)
+        logger.info(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
         check_memory(needed)
         # Independent streams from one seed; the environments derive theirs from it by episode.
         acting, replay, learner = np.random.SeedSequence(self.seed).generate_state(3).tolist()
@@ -99,9 +99,9 @@ class Run:
         self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network, parameters)
         try:
             self.replay = (
-                PrioritisedReplay(config.capacity, config.replay, columns, replay)
+                PrioritisedReplay(config.buffer_size, config.replay, columns, replay)
                 if isinstance(config.replay, Prioritised)
-                else ReplayMemory(config.capacity, columns, replay)
+                else ReplayMemory(config.buffer_size, columns, replay)
             )
         except MemoryError as error:  # where the system does not say beforehand what it has
             raise UprightError(

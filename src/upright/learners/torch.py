@@ -276,8 +276,9 @@ class TorchLearner:
             own = Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
             own.load_state_dict(_tensors(initial_parameters(config, problem, seed)))
             return own
-        if config.noisy:
-            raise SettingError("noisy shapes upright's own network and cannot reach into yours; leave it off.")
+        for name in ("dueling", "noisy"):
+            if getattr(config, name):
+                raise SettingError(f"{name} shapes upright's own network and cannot reach into yours; leave it off.")
         if isinstance(config.loss, ImplicitQuantile):
             raise SettingError(
                 "implicit quantiles need upright's own network, which takes the fractions τ; "
