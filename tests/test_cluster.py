@@ -217,6 +217,33 @@ def test_a_cluster_of_this_machine_is_its_own_and_stops_with_checkpoints(tmp_pat
         assert checkpoints(Path(result["run"]))[-1] == result["steps"]
 
 
+@pytest.mark.parametrize("command", ["train", "tune --trials 1"])
+def test_a_cluster_keeps_its_seeds_at_a_url(command: str, tmp_path) -> None:
+    words = [
+        *command.split(),
+        "CartPole-v1",
+        "--total-timesteps",
+        "400",
+        "--batch-size",
+        "8",
+        "--learning-starts",
+        "50",
+    ]
+    words += ["--seeds", "2", "--cluster", "local", "--storage-url", (tmp_path / "there").as_uri()]
+    out, err = start(*words, "--out", tmp_path / "here").communicate(timeout=120)
+    results = sorted(path.relative_to(tmp_path / "here") for path in tmp_path.glob("here/**/result.json"))
+    assert len(results) == 2, out + err
+    for result in results:
+        here, there = tmp_path / "here" / result.parent, next(tmp_path.glob(f"there/**/{result.parent}"))
+        assert files(here) <= files(there)  # a trial lets go of its checkpoints here
+        assert (here / "result.json").read_bytes() == (there / "result.json").read_bytes()
+        if command == "train":
+            run = Run.open(here)
+            alone = Run("CartPole-v1", run.config, run.seed, tmp_path / "alone" / result.parent)
+            run.close()
+            assert opened(here) == finish(alone)
+
+
 def descendants(pid: int) -> list[int]:
     return [each for child in children(pid) for each in (child, *descendants(child))]
 
