@@ -59,7 +59,7 @@ def test_train_ends_with_one_json_object(engine: str, tmp_path) -> None:
     folder = tmp_path / result["run"]
     assert folder == tmp_path / "runs" / "CartPole-v1" / "default" / "seed-3"
     assert json.loads((folder / "result.json").read_text()) == result
-    assert "The replay memory of 1,000 transitions takes" in done.stderr
+    assert "The replay memory of 25,000 transitions takes" in done.stderr
     again = command("evaluate", result["run"], "--json")
     evaluated = json.loads(again.stdout.splitlines()[-1])
     for name in ("env", "final_mean", "final_std", "episodes", "threshold", "solved"):
