@@ -6,7 +6,7 @@ python benchmarks/coverage.py [--experiments 2000]      a few minutes
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -39,6 +39,11 @@ def mostly_solved(random: np.random.Generator, seeds: int) -> np.ndarray:
     return np.where(random.random(seeds) < 0.08, random.uniform(100, 475, seeds), 500.0)
 
 
+def held(intervals: Iterable[tuple[float, float]], truth: float) -> float:
+    """The share of the intervals that hold the true value."""
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
 def coverage(draw: Draw, seeds: int, experiments: int) -> dict[str, float]:
     """Of so many experiments, the share whose interval holds the true value, by statistic."""
     random = np.random.default_rng(seeds)
@@ -46,8 +51,9 @@ def coverage(draw: Draw, seeds: int, experiments: int) -> dict[str, float]:
     shares = {}
     for name, statistic in STATISTICS.items():
         truth = float(statistic(draw(random, OF_THE_TRUTH), axis=0))
-        intervals = [bootstrap_interval(statistic, each, resamples=POINTWISE_RESAMPLES) for each in scores]
-        shares[name] = sum(low <= truth <= high for low, high in intervals) / experiments
+        shares[name] = held(
+            (bootstrap_interval(statistic, each, resamples=POINTWISE_RESAMPLES) for each in scores), truth
+        )
     return shares
 
 
@@ -64,14 +70,12 @@ def main() -> None:
             print(f"{seeds} seeds, {draw.__name__}: {shown}", flush=True)
     for seeds in (10, 20, 50):
         for share in (0.5, 0.9, 0.98):
-            ends = [wilson_interval(int(solved), seeds) for solved in random.binomial(seeds, share, count)]
-            print(f"{seeds} seeds, {share:.0%} solved: {sum(low <= share <= high for low, high in ends) / count:.0%}")
+            intervals = [wilson_interval(int(solved), seeds) for solved in random.binomial(seeds, share, count)]
+            print(f"{seeds} seeds, {share:.0%} solved: {held(intervals, share):.0%}")
     for seeds in (5, 10, 20):  # of the same distribution, so that the true probability is a half
         pairs = [(normal(random, seeds), normal(random, seeds)) for _ in range(count)]
-        ends = [improvement_interval(*pair, resamples=POINTWISE_RESAMPLES) for pair in pairs]
-        print(
-            f"{seeds} seeds each, improvement: {sum(low <= 0.5 <= high for low, high in ends) / count:.0%}", flush=True
-        )
+        intervals = [improvement_interval(*pair, resamples=POINTWISE_RESAMPLES) for pair in pairs]
+        print(f"{seeds} seeds each, improvement: {held(intervals, 0.5):.0%}", flush=True)
 
 
 if __name__ == "__main__":
