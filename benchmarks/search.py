@@ -32,8 +32,9 @@ from upright.statistics import wilson_interval
 RECORD = Path(__file__).parent / "results" / "search.jsonl"
 FIRST_SEED = 1_000
 
-# What the default is without each of its ingredients, or with one that it has not, and where it is to show.
 CLASSIC = ("CartPole-v1", "MountainCar-v0")
+
+# What the default is without each of its ingredients, or with one that it has not, and where it is to show.
 ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "default": ({}, (*CLASSIC, "CliffWalking-v1", "LunarLander-v3")),
     "ε-greedy with single actions": ({"exploration_repeat": None}, CLASSIC),
@@ -51,7 +52,6 @@ ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "dueling": ({"dueling": True}, CLASSIC),
     "layer norm": ({"layer_norm": True}, CLASSIC),
 }
-
 
 NOT_LEARNED_BY = {"total_timesteps", "log_interval"}
 

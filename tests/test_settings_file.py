@@ -66,9 +66,9 @@ def test_some_settings_leave_the_others_as_they_are() -> None:
 
 
 def test_the_command_line_counts_more() -> None:
-    write({"n_steps": 7, "gamma": 0.5, "loss": {"kind": "categorical", "atoms": 7}})
+    write({"n_steps": 7, "gamma": 0.5, "munchausen": None, "loss": {"kind": "categorical", "atoms": 7}})
     config = parsed("--config mine.json --gamma 0.75 --loss.atoms 9").config
-    assert (config.n_steps, config.gamma, config.loss.atoms) == (7, 0.75, 9)
+    assert (config.n_steps, config.gamma, config.munchausen, config.loss.atoms) == (7, 0.75, None, 9)
     config = parsed("--loss quantile --munchausen --config=mine.json").config
     assert config.n_steps == 7 and config.loss == Quantile() and config.munchausen == Munchausen()
     points = parse("sweep", Sweep, ["CartPole-v1", "--config", "mine.json", "--gamma", "0.25", "0.75"])
