@@ -40,6 +40,12 @@ class Figures:
         return sum(each >= self.contestant.task.threshold for each in self.finals)
 
     @property
+    def perfect(self) -> int:
+        """Seeds whose final policy is as good as the best, on a task where that is known."""
+        best = self.contestant.task.best
+        return 0 if best is None else sum(each >= best for each in self.finals)
+
+    @property
     def solved_interval(self) -> tuple[float, float]:
         """Wilson's interval of the share of seeds solved."""
         return wilson_interval(self.solved, self.count)

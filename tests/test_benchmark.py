@@ -47,6 +47,14 @@ def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
     said = next(note for note in report.NOTES if "Taxi-v4's threshold" in note)
     assert f"comes to {over_all_starts:.2f} over all its starts" in said
     assert f"to {value[starts].mean():.2f} in these {trial.FINAL_EPISODES} episodes" in said
+    assert TASKS["Taxi-v4"].best == pytest.approx(value[starts].mean(), abs=1e-9)
+
+
+def test_seeds_that_play_as_well_as_the_best_policy_are_counted():
+    task = dataclasses.replace(TASKS["Taxi-v4"], best=7.5)
+    taxi = Contestant("No One", task, "upright", {}, 100, range(3), "")
+    assert Figures(taxi, [result(0, 7.5), result(1, 7.49), result(2, 7.75)]).perfect == 2
+    assert Figures(dataclasses.replace(taxi, task=TASKS["CartPole-v1"]), [result(0, 500.0)]).perfect == 0
 
 
 @by_title
