@@ -26,8 +26,8 @@ from typing import Any
 
 from contestants import Contestant, contestants
 from figures import holds, read
+from machine import one_thread_each, quietest_core
 from report import write_report
-from speed import one_thread_each, quietest_core
 
 from upright import storage
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contestants import OUR_FIRST_SEED, TASKS
-from speed import one_thread_each
+from machine import one_thread_each
 
 from upright.config import FINAL_EPISODES, Config
 from upright.presets import PRESETS

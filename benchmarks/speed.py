@@ -36,6 +36,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from machine import describe, one_thread_each, quietest_core
+
 from upright.config import Config, QLearning
 from upright.presets import PRESETS
 
@@ -456,23 +458,6 @@ def markdown(report: dict[str, Any]) -> str:
     )
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on, without its name."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = {
-        key.strip(): value.strip() for key, _, value in (each.partition(":") for each in text.splitlines()) if value
-    }
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    known = [each for each in ("avx512f", "avx2", "fma", "sve", "asimd") if each in flags]
-    return {
-        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
-        "instruction_set": " ".join([platform.machine(), *known]),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
-
-
 def commit() -> str:
     """The commit that was measured, marked if something in it was changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -480,30 +465,6 @@ def commit() -> str:
         return subprocess.run(command, cwd=RESULTS.parent, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def quietest_core() -> int | None:
-    """The core that other programs leave alone most, or None where a process cannot be pinned to one."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    before = _idle()
-    time.sleep(0.5)
-    after = _idle()
-    return max(os.sched_getaffinity(0), key=lambda core: (after.get(core, 0) - before.get(core, 0), core))
-
-
-def _idle() -> dict[int, int]:
-    """How long each core has been idle, in the system's ticks."""
-    fields = [each.split() for each in Path("/proc/stat").read_text().splitlines()]
-    return {int(each[0][3:]): int(each[4]) for each in fields if each[0][:3] == "cpu" and each[0] != "cpu"}
-
-
-def one_thread_each() -> None:
-    """Allow the sides, which inherit it, one thread each."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def main() -> int:
@@ -522,7 +483,7 @@ def main() -> int:
     report: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
-        "machine": machine(),
+        "machine": describe(),
         "python": platform.python_version(),
         "packages": dict(
             sorted((each.name.lower().replace("_", "-"), each.version) for each in importlib.metadata.distributions())

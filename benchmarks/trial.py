@@ -112,7 +112,7 @@ def main(title: str, seed: int) -> None:
 
     import trainers
     from contestants import contestants
-    from speed import machine
+    from machine import describe
 
     contestant = next(each for each in contestants() if each.title == title)
     env = contestant.task.env
@@ -136,7 +136,7 @@ def main(title: str, seed: int) -> None:
         "returns": watch.returns,
         "settings": contestant.settings,
         "versions": {"python": platform.python_version(), **packages},
-        "machine": machine(),
+        "machine": describe(),
         "commit": os.environ["UPRIGHT_COMMIT"],
     }
     print(json.dumps(result, ensure_ascii=False))
