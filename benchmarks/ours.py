@@ -55,7 +55,7 @@ def steps(env: str, config: Config) -> Work:
 def updates(env: str, config: Config) -> Work:
     """A batch out of the memory, the update, and the target update when it is due."""
     run = _run(env, config)
-    _fill(run.replay, config.capacity)
+    _fill(run.replay, config.buffer_size)
     step = config.learning_starts
 
     def work(count: int) -> Measured:
@@ -71,7 +71,7 @@ def updates(env: str, config: Config) -> Work:
 def updates_alone(env: str, config: Config) -> Work:
     """The update on one batch."""
     run = _run(env, config)
-    _fill(run.replay, config.capacity)
+    _fill(run.replay, config.buffer_size)
     batch = run.replay.sample(config.batch_size)
     learner = run.agent.learner
 

@@ -44,8 +44,8 @@ def sb3_steps(env: str, config: Config) -> Work:
 
 def sb3_updates(env: str, config: Config) -> Work:
     """Stable-Baselines3: `DQN.train`, which draws a batch and updates, as `learn` calls it after each step."""
-    model = _sb3(env, config.override(learning_starts=config.capacity))
-    _learn(model, config.capacity)
+    model = _sb3(env, config.override(learning_starts=config.buffer_size))
+    _learn(model, config.buffer_size)
 
     def work(count: int) -> None:
         for _ in range(count):
@@ -91,7 +91,7 @@ def tianshou_steps(env: str, config: Config) -> Work:
     from tianshou.utils.torch_utils import policy_within_training_step
 
     torch.set_num_threads(1)
-    probe = gymnasium.make(env)
+    probe: Any = gymnasium.make(env)
     network = Net(
         state_shape=probe.observation_space.shape, action_shape=probe.action_space.n, hidden_sizes=config.net_arch
     )
@@ -107,7 +107,7 @@ def tianshou_steps(env: str, config: Config) -> Work:
         huber_loss_delta=1.0,
     )
     vector = DummyVectorEnv([lambda: gymnasium.make(env)])
-    collector = Collector(algorithm, vector, VectorReplayBuffer(config.capacity, 1), exploration_noise=True)
+    collector = Collector(algorithm, vector, VectorReplayBuffer(config.buffer_size, 1), exploration_noise=True)
     collector.reset()
 
     def work(count: int) -> None:
@@ -202,9 +202,10 @@ class Tutorial:
 
         torch.set_num_threads(1)
         self.torch, self.config = torch, config
-        self.environment = gymnasium.make(env)
-        self.memory: deque[Remembered] = deque(maxlen=config.capacity)
-        widths = (self.environment.observation_space.shape[0], *config.net_arch, int(self.environment.action_space.n))
+        environment: Any = gymnasium.make(env)
+        self.environment = environment
+        self.memory: deque[Remembered] = deque(maxlen=config.buffer_size)
+        widths = (environment.observation_space.shape[0], *config.net_arch, environment.action_space.n)
 
         def network() -> nn.Module:
             layers: list[nn.Module] = []
@@ -234,7 +235,7 @@ class Tutorial:
     def fill(self) -> None:
         """Fill the memory with made-up steps."""
         torch, size = self.torch, self.environment.observation_space.shape[0]
-        for k in range(self.config.capacity):
+        for k in range(self.config.buffer_size):
             next_state = None if k % ONE_IN == 0 else torch.randn(1, size)
             self.remember(torch.randn(1, size), torch.randint(2, (1, 1)), next_state, 1.0)
 
@@ -295,7 +296,7 @@ def _sb3(env: str, config: Config) -> Any:
 
 
 def _shared(config: Config) -> dict[str, Any]:
-    return {name: getattr(config.resolved(), name) for name in SHARED_WITH_SB3}
+    return {name: getattr(config, name) for name in SHARED_WITH_SB3}
 
 
 def _learn(model: Any, count: int) -> None:

@@ -399,8 +399,8 @@ def cells(result: dict[str, Any]) -> list[str]:
 
     def figure(key: str, side: str) -> str:
         if side in missing:
-            return missing[side]
-        value = result[key]
+            return str(missing[side])
+        value: float | None = result[key]
         return "" if value is None else f"{value:,.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
     def spread(values: dict[str, float] | None, scale: float, mark: str) -> str:

@@ -65,7 +65,7 @@ def _learn(algorithm: Any, env: str, settings: dict[str, Any], steps: int, seed:
     def policy(observations: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         return np.asarray(model.predict(observations, deterministic=True)[0])
 
-    class Watching(BaseCallback):
+    class Watching(BaseCallback):  # type: ignore[misc]
         def _on_step(self) -> bool:
             watch(self.num_timesteps, policy)
             return True
@@ -102,7 +102,7 @@ def tianshou_dqn(env: str, settings: dict[str, Any], steps: int, seed: int, watc
     count = settings["environments"]
     vector = DummyVectorEnv([lambda: gymnasium.make(env) for _ in range(count)])
     vector.seed(seed)
-    probe = gymnasium.make(env)
+    probe: Any = gymnasium.make(env)
     dueling = settings["dueling"]
     network = Net(
         state_shape=probe.observation_space.shape,

@@ -41,7 +41,8 @@ def episodes(env: str, policy: Policy, count: int, first_seed: int) -> list[floa
     environments = [gymnasium.make(env, max_episode_steps=limit) for _ in range(together)]
     returns = [0.0] * count
     begun = [environments[k].reset(seed=first_seed + k) for k in range(together)]
-    observations, masks = [each[0] for each in begun], [each[1].get("action_mask") for each in begun]
+    observations: list[Any] = [each[0] for each in begun]
+    masks: list[Any] = [each[1].get("action_mask") for each in begun]
     playing: list[int | None] = list(range(together))
     waiting = iter(range(together, count))
     while any(k is not None for k in playing):
