@@ -227,7 +227,8 @@ NOTES = [
     "learn in whole rounds, and take up to a round more.",
     "The peers' settings are what their own authors publish for that environment; a peer has no row where we know of "
     "none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. The Zoo's numbers for LunarLander-v2 stand for v3. "
-    "tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of steps.",
+    "tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of steps. "
+    "Their tests explore with ε of 0.05, in LunarLander of 0.01; here its policy is greedy, as all others are.",
     "Taxi-v4's threshold of 8 lies above what can be reached: the best policy comes to 7.93 over all its starts, and "
     f"to {TASKS['Taxi-v4'].best} in these 100 episodes (value iteration). A seed at {TASKS['Taxi-v4'].best} plays "
     "perfectly, and is not counted as solved. upright takes Taxi-v4's mask of allowed actions, in training and play. "
