@@ -50,6 +50,8 @@ def _picture(rows: Mapping[Task, Sequence[Figures]], columns: int, size: tuple[f
 
 def _draw(axes: Any, task: Task, rows: Sequence[Figures]) -> None:
     """The interquartile mean over the seeds of each contestant, with its band, against steps on a logarithmic axis."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     for each in rows:
         name = each.contestant.name
         if name not in DRAWN:
@@ -61,6 +63,9 @@ def _draw(axes: Any, task: Task, rows: Sequence[Figures]) -> None:
         axes.fill_between(steps, band.low, band.high, color=line["color"], alpha=0.15, linewidth=0)
     axes.axhline(task.threshold, **OF_THRESHOLD, label="threshold")
     axes.set(xscale="log", xlabel="environment steps")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(task.env, fontsize=10)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOORS.get(task.env, -np.inf)))
     axes.spines[["top", "right"]].set_visible(False)

@@ -50,6 +50,26 @@ def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
     assert TASKS["Taxi-v4"].best == pytest.approx(value[starts].mean(), abs=1e-9)
 
 
+def test_the_best_that_can_be_reached_in_frozen_lake_is_as_the_page_says():
+    """By dynamic programming backwards from the time limit."""
+    lake = gymnasium.make("FrozenLake-v1")
+    value = np.zeros(16)
+    for _ in range(lake.spec.max_episode_steps):
+        value = np.array(
+            [
+                max(
+                    sum(chance * (reward + (not over) * value[after]) for chance, after, reward, over in outcomes)
+                    for outcomes in lake.unwrapped.P[state].values()
+                )
+                for state in range(16)
+            ]
+        )
+    goal = value[0]
+    said = next(note for note in report.NOTES if note.startswith("FrozenLake-v1's best policy"))
+    assert f"the goal in {100 * goal:.1f} % of all episodes" in said
+    assert f"standard deviation of {np.sqrt(goal * (1 - goal) / trial.INTERIM_EPISODES):.1f} " in said
+
+
 def test_seeds_that_play_as_well_as_the_best_policy_are_counted():
     task = dataclasses.replace(TASKS["Taxi-v4"], best=7.5)
     taxi = Contestant("No One", task, "upright", {}, 100, range(3), "")
