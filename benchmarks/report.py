@@ -235,6 +235,6 @@ NOTES = [
     "sbx clips no gradient, where stable-baselines3 clips its norm at 10. CliffWalking-v1 names neither a threshold "
     "nor a time limit: −13 is its shortest path, and an episode ends after 1,000 steps.",
     "FrozenLake-v1's best policy reaches the goal in 74.4 % of all episodes. The mean of a curve's 20 has a standard "
-    "deviation of 0.1 then, and these 20 are the same all along: that the curve stays below 0.7, and the first solves, say "
-    "nothing.",
+    "deviation of 0.1 then, and these 20 are the same all along: that the curve stays below 0.7, and the first solves, "
+    "say nothing.",
 ]
