@@ -16,7 +16,6 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER / "RESULTS.md"
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- benchmark: written by make benchmark -->", "<!-- end of the benchmark -->"
-LONG = 300  # seconds a seed, beyond which a peer may have fewer seeds
 HEAD = [
     "", "seeds solved at the end", "interquartile mean", "worst seed", "steps to first solve", "seconds to first solve",
     "seconds", "steps",
@@ -89,7 +88,11 @@ def _task(task: Task, rows: Sequence[Figures]) -> list[str]:
         *_table(HEAD, [_cells(each) for each in rows]),
     ]
     there = {each.contestant.name: each for each in rows}
-    fewer = [f"{name}: {_fewer(each)}" for name, each in there.items() if each.count < len(each.contestant.seeds)]
+    fewer = [
+        f"{name} {each.count} of {len(each.contestant.seeds)} ({_seconds(each.seconds)} s a seed)"
+        for name, each in there.items()
+        if each.count < len(each.contestant.seeds)
+    ]
     absent = [each.name for each in contestants() if each.task == task and each.name not in there]
     notes = []
     if task.best is not None:
@@ -98,15 +101,10 @@ def _task(task: Task, rows: Sequence[Figures]) -> list[str]:
     if all(each.contestant.library == "upright" for each in rows) and not absent:
         notes.append("No peer publishes settings for this environment.")
     if fewer:
-        notes.append(f"Fewer seeds than planned: {'; '.join(fewer)}.")
+        notes.append(f"Fewer seeds than planned: {', '.join(fewer)}.")
     if absent:
         notes.append(f"Not run: {', '.join(absent)}.")
     return [*lines, *(text for note in notes for text in ("", note))]
-
-
-def _fewer(each: Figures) -> str:
-    long = f", {each.seconds:,.0f} s a seed" if each.seconds > LONG else ""
-    return f"{each.count} of {len(each.contestant.seeds)}{long}"
 
 
 def _cells(each: Figures) -> list[str]:
