@@ -20,6 +20,9 @@ OUR_FIRST_SEED, PEER_FIRST_SEED = 6_000, 1_000
 PEER_SEEDS, OUR_SEEDS = 10, 20
 CARTPOLE_SEEDS = 100  # of upright's default, which is to hold on each
 
+# Where upright's presets play: what `presets.py` made them for.
+CLASSIC_CONTROL = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
+
 ZOO_DQN = "RL Baselines3 Zoo, hyperparams/dqn.yml at commit ce95481b041fe5314c1b2f1a53940d169b9253fc"
 ZOO_QRDQN = "RL Baselines3 Zoo, hyperparams/qrdqn.yml at commit 04640c91c7590311fa4a0b4fb1bd80b931608e78"
 
@@ -240,7 +243,7 @@ def contestants() -> list[Contestant]:
         if env in TIANSHOU:
             steps, values, source = TIANSHOU[env]
             rows.append(Contestant("tianshou DQN", task, "tianshou_dqn", values, steps, peer_seeds, source))
-        if env == "CartPole-v1":
+        if env in CLASSIC_CONTROL:
             # Nature's numbers are for 50,000,000 steps of Atari.
             rows += [_upright(name, task, OUR_SEEDS) for name in PRESETS if name not in ("default", "dqn")]
     return rows

@@ -221,8 +221,9 @@ NOTES = [
     "before it and the greedy episodes are left out; what a library loads or compiles in its midst is not. Wall "
     "seconds are in the files.",
     "**Steps** are the environment's, as many as whoever published the settings chose; they differ, so read the curves "
-    "too. upright's default is the same configuration everywhere, but for that number. stable-baselines3 and its kin "
-    "learn in whole rounds, and take up to a round more.",
+    "too. upright's default is the same configuration everywhere, but for that number. So are its presets, which are "
+    "of the size of classic control and play there alone. stable-baselines3 and its kin learn in whole rounds, and "
+    "take up to a round more.",
     "The peers' settings are what their own authors publish for that environment; a peer has no row where we know of "
     "none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. The Zoo's numbers for LunarLander-v2 stand for v3. "
     "tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of steps. "
