@@ -1,8 +1,8 @@
 """Who takes part in the benchmark, in which environment, with which settings, for how many steps and seeds.
 
 A peer plays with what its own authors publish for that environment, number of steps included, and has no row where they
-publish nothing. The RL Baselines3 Zoo's files were read at the commits below; its LunarLander-v2 stands for v3, which
-differs from it in a mended fault of the wind alone.
+publish nothing. The RL Baselines3 Zoo's files were read at the commits below. LunarLander-v2, there and in tianshou's
+example, stands for v3, which resets the wind, clears the world between episodes, and declares wider observations.
 """
 
 from __future__ import annotations

@@ -50,24 +50,60 @@ def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
     assert TASKS["Taxi-v4"].best == pytest.approx(value[starts].mean(), abs=1e-9)
 
 
+def action_values(model, value, discount=1.0):
+    """One backup through a tabular environment's model: (states, actions)."""
+    return np.array(
+        [
+            [
+                sum(p * (r + discount * (not over) * value[after]) for p, after, r, over in outcomes)
+                for outcomes in actions
+            ]
+            for actions in ([model[state][action] for action in sorted(model[state])] for state in sorted(model))
+        ]
+    )
+
+
 def test_the_best_that_can_be_reached_in_frozen_lake_is_as_the_page_says():
     """By dynamic programming backwards from the time limit."""
     lake = gymnasium.make("FrozenLake-v1")
     value = np.zeros(16)
     for _ in range(lake.spec.max_episode_steps):
-        value = np.array(
-            [
-                max(
-                    sum(chance * (reward + (not over) * value[after]) for chance, after, reward, over in outcomes)
-                    for outcomes in lake.unwrapped.P[state].values()
-                )
-                for state in range(16)
-            ]
-        )
+        value = action_values(lake.unwrapped.P, value).max(axis=1)
     goal = value[0]
     said = next(note for note in report.NOTES if note.startswith("FrozenLake-v1's best policy"))
     assert f"the goal in {100 * goal:.1f} % of all episodes" in said
     assert f"standard deviation of {np.sqrt(goal * (1 - goal) / trial.INTERIM_EPISODES):.1f} " in said
+
+
+def test_what_frozen_lakes_optimal_policies_score_in_the_final_episodes_is_as_the_page_says():
+    """Those of value iteration, with a discount that only breaks the ties of the squares from which nothing is lost."""
+    lake = gymnasium.make("FrozenLake-v1")
+    model = lake.unwrapped.P
+    value = np.zeros(16)
+    for _ in range(3_000):
+        quality = action_values(model, value, discount=0.999)
+        value = quality.max(axis=1)
+    best = [np.flatnonzero(quality[state] > value[state] - 1e-9) for state in range(16)]
+    (square,) = [state for state in range(16) if value[state] > 0 and len(best[state]) > 1]
+    scores = []
+    for choice in best[square]:
+        policy = quality.argmax(axis=1)
+        policy[square] = choice
+        reached = 0.0
+        for k in range(trial.FINAL_EPISODES):
+            state, _ = lake.reset(seed=trial.FINAL_SEED + k)
+            ended = False
+            while not ended:
+                state, reward, terminated, truncated, _ = lake.step(int(policy[state]))
+                ended = terminated or truncated
+                reached += float(reward)
+        scores.append(reached / trial.FINAL_EPISODES)
+        worth = np.zeros(16)
+        for _ in range(lake.spec.max_episode_steps):
+            worth = action_values(model, worth)[np.arange(16), policy]
+        assert f"{worth[0]:.3f}" == "0.740"
+    said = next(note for note in report.NOTES if note.startswith("FrozenLake-v1's best policy"))
+    assert f"score {scores[0]:.2f} or {scores[1]:.2f}, by which" in said and "Both are worth 0.740" in said
 
 
 def test_seeds_that_play_as_well_as_the_best_policy_are_counted():

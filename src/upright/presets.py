@@ -1,9 +1,10 @@
 """Named values of `Config`.
 
 `default` is what `upright train` uses. `tutorial` is the PyTorch tutorial's configuration and `dqn` is
-Nature's for Atari, number for number. The other members of the family each add their paper's ingredient,
-with the paper's own constants, to one plain DQN of the size of classic control, so that they learn in
-seconds and differ in nothing else. On Atari, compose them with Nature's numbers instead:
+Nature's for Atari, number for number. The other members of the family each add their paper's ingredient
+to one plain DQN of the size of classic control, so that they learn in seconds and differ in nothing else. The
+constants are the paper's, except what is said below: fewer quantiles and fractions, and atoms that fit CartPole's
+returns. On Atari, compose them with Nature's numbers instead:
 
     replace(PRESETS["dqn"], loss=Categorical())        or        --preset dqn --loss categorical
 """
@@ -82,7 +83,8 @@ _dqn = Config(
     log_interval=10_000,
 )
 
-# The plain DQN of the size of classic control to which each of the following adds one ingredient.
+# The plain DQN of the size of classic control to which each of the following adds its ingredient; dueling and
+# prioritised replay go with double, as in their papers.
 _plain = replace(
     _default,
     stretch_observations=False,
