@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from upright.experiment import experiment, plan
 from upright.mirror import Mirror
 from upright.run import Run
 from upright.seeds import Failed, Finished, Reported, Task, outcome
+from upright.sources import first_line
+from upright.storage import lock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -170,7 +173,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_mirror_removes_nothing_that_another_put_there_and_never_leaves_its_folder(tmp_path) -> None:
+def test_a_mirror_removes_nothing_that_another_put_there_and_never_leaves_its_folder(tmp_path, monkeypatch) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "b").mkdir(parents=True)
     mirror = Mirror(here, there.as_uri())
@@ -191,9 +194,187 @@ def test_a_mirror_removes_nothing_that_another_put_there_and_never_leaves_its_fo
     assert files(tmp_path / "other") == {"b/c"}
     with pytest.raises(RunError, match="nosuch://x cannot be used as storage"):
         Mirror(here, "nosuch://x")
-    mirror._there.find = lambda root: [f"{root}/../../outside"]
+    monkeypatch.setattr(mirror._there, "find", lambda root: [f"{root}/../../outside"])
     with pytest.raises(RunError, match="which is outside of it"):
         mirror.pull()
+
+
+def test_a_mirror_tries_again_while_it_has_patience_and_says_what_any_storage_raises(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("upright.mirror.SECONDS_BETWEEN_TRIES", 0.01)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a").write_text("a")
+    mirror, failures = Mirror(tmp_path / "here", (tmp_path / "there").as_uri()), [3]
+    put = mirror._there.put_file
+
+    def hiccup(*arguments: str) -> None:
+        failures[0] -= 1
+        if failures[0] >= 0:
+            raise NoCredentials("Unable to locate credentials\nand more")
+        put(*arguments)
+
+    monkeypatch.setattr(mirror._there, "put_file", hiccup)
+    with pytest.raises(RunError, match=r"there cannot be written: Unable to locate credentials$"):
+        mirror.push()
+    mirror.push(patience=60)
+    assert failures == [-1] and files(tmp_path / "there") == {"a"}
+
+
+class NoCredentials(Exception):
+    """As botocore raises, which knows nothing of OSError."""
+
+
+@pytest.mark.parametrize("change", ["settings", "environment", "env_kwargs"])
+def test_a_url_that_holds_another_experiment_is_refused_before_anything_is_trained(change: str, tmp_path) -> None:
+    config, storage = TINY.override(total_timesteps=200), (tmp_path / "storage").as_uri()
+    folder = Path("CartPole-v1", "default")
+
+    def first_event(machine: str, env: str, config: Any) -> Any:
+        tasks = plan(env, config, [0], tmp_path / machine / folder, elsewhere=True)
+        return next(train_on_cluster(tasks, "nowhere", storage))
+
+    with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):
+        first_event("one", "CartPole-v1", config)
+    with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):  # the same goes on, from anywhere
+        first_event("two", "CartPole-v1", config)
+    other = {"settings": {"gamma": 0.5}, "env_kwargs": {"env_kwargs": {"sutton_barto_reward": True}}}.get(change, {})
+    env = "CartPole-v0" if change == "environment" else "CartPole-v1"
+    if change == "environment":  # whose folder at the URL is its own
+        with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):
+            first_event("three", env, config)
+    else:
+        with pytest.raises(RunError, match="CartPole-v1/default holds an experiment with another environment or other"):
+            first_event("three", env, config.override(**other))
+
+
+def test_a_url_that_takes_nothing_is_refused_before_anything_is_trained(tmp_path) -> None:
+    tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
+    with pytest.raises(RunError, match="file:///proc/nowhere/CartPole-v1/.*/e cannot be written: "):
+        next(train_on_cluster(tasks, "local", "file:///proc/nowhere"))
+
+
+def test_what_killed_processes_left_on_a_machine_is_removed_and_nothing_else(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old = time.time() - 2 * tasks_of_ray.PATIENCE
+    for name in ("left", "held", "young", "unlocked"):
+        folder = tmp_path / f"{tasks_of_ray.OWN_FOLDER}{name}"
+        folder.mkdir()
+        if name != "unlocked":
+            (folder / "lock").touch()
+        if name == "held":
+            held = lock(folder)
+        if name != "young":
+            os.utime(folder, (old, old))
+    with tasks_of_ray._own_folder() as own:
+        names = {path.name.removeprefix(tasks_of_ray.OWN_FOLDER) for path in tmp_path.iterdir()} - {"left"}
+        assert own.is_dir() and names == {"held", "young", "unlocked", own.name.removeprefix(tasks_of_ray.OWN_FOLDER)}
+        assert not (tmp_path / f"{tasks_of_ray.OWN_FOLDER}left").exists()
+    assert not own.exists()
+    held.release()
+
+
+class RayOfThisProcess:
+    """What `train_on_cluster` asks of Ray, done at once and here: for what a real cluster does not do on demand."""
+
+    def __init__(self) -> None:
+        self.exceptions = tasks_of_ray._imported().exceptions
+        self._results: list[Any] = []
+
+    def remote(self, function: Any) -> Any:
+        self._function = function
+        return self
+
+    def options(self, **_: Any) -> Any:
+        def done(*arguments: Any) -> int:
+            self._results.append(self._function(*arguments))
+            return len(self._results) - 1
+
+        return SimpleNamespace(remote=done)
+
+    def wait(self, running: Any, **_: Any) -> Any:
+        return running, []
+
+    def get(self, ended: int) -> Any:
+        if isinstance(self._results[ended], Exception):
+            raise self._results[ended]
+        return self._results[ended]
+
+
+@pytest.fixture
+def here_and_now(monkeypatch) -> None:
+    monkeypatch.setattr(tasks_of_ray, "connected", lambda address: contextlib.nullcontext(RayOfThisProcess()))
+
+
+def test_what_cannot_be_brought_here_fails_that_seed_alone(tmp_path, monkeypatch, here_and_now) -> None:
+    pull, tasks = Mirror._pull, plan("CartPole-v1", TINY, [0, 1], tmp_path / "here" / "e", elsewhere=True)
+
+    def faulty(mirror: Mirror, name: str | None) -> None:
+        if name == "metrics.jsonl" or str(mirror.folder) == tasks[1].folder:
+            raise OSError("Connection reset by peer")
+        pull(mirror, name)
+
+    monkeypatch.setattr(Mirror, "_pull", faulty)
+    monkeypatch.setattr(tasks_of_ray, "SECONDS_BETWEEN_PULLS", -1.0)
+    monkeypatch.setattr(tasks_of_ray, "SECONDS_TO_ANSWER", 0.0)
+    events = list(train_on_cluster(tasks, "here", (tmp_path / "there").as_uri()))
+    ended = {event.task.seed: event for event in events if isinstance(event, Finished | Failed)}
+    assert isinstance(ended[0], Finished) and {event.task.seed for event in events if isinstance(event, Reported)} == {
+        0
+    }
+    assert isinstance(ended[1], Failed) and "seed-1 cannot be read: Connection reset by peer" in ended[1].reason
+
+
+def test_what_a_task_raised_is_named(tmp_path, monkeypatch, here_and_now) -> None:
+    ray = tasks_of_ray._imported()
+    tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
+    raised = ray.exceptions.RayTaskError("_train", "a traceback", ValueError("what happened"), "title", 7, "10.0.0.2")
+    monkeypatch.setattr(tasks_of_ray, "_train", lambda task, storage: raised)
+    (event,) = train_on_cluster(tasks, "here")
+    assert isinstance(event, Failed) and event.reason == "ValueError: what happened"
+
+
+def test_a_process_may_start_one_cluster_after_the_other_and_is_as_it_was(monkeypatch) -> None:
+    tasks_of_ray._imported()
+    from ray._private import ray_constants
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    tokens = set()
+    for _ in range(2):
+        with tasks_of_ray.connected("local") as ray:
+            tokens.add(os.environ["RAY_AUTH_TOKEN"])
+            assert ray.get(ray.remote(first_line).remote(RunError("there"))) == "there"
+        assert os.environ["RAY_AUTH_TOKEN"] == "1" * 64 and ray_constants.ENABLE_RAY_CLUSTER
+    assert len(tokens) == 2
+
+
+def test_where_ray_was_imported_without_tokens_that_is_said(monkeypatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    script = "import ray; from upright.cluster import connected; connected('local').__enter__()"
+    process = start(script=script)
+    assert (
+        "RunError: Ray was imported before it was told to ask for tokens: set RAY_AUTH_MODE=token"
+        in process.communicate()[1]
+    )
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch) -> None:
+    ray = tasks_of_ray._imported()
+
+    def late(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.\nAnd more.")
+
+    def nobody(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", nobody)
+    monkeypatch.setattr(tasks_of_ray, "_start", late)
+    for address in ("auto", "local"):
+        with (
+            pytest.raises(
+                RunError, match=f"cluster at {address} cannot be used: The current node timed out during star"
+            ),
+            tasks_of_ray.connected(address),
+        ):
+            pass
 
 
 def test_a_cluster_of_this_machine_is_its_own_and_stops_with_checkpoints(tmp_path) -> None:

@@ -152,6 +152,23 @@ def test_a_folder_of_experiments_is_all_of_them_and_none_counts_twice() -> None:
         assert [[each["experiment"] for each in group["experiments"]] for group in groups] == [["a", "b"], ["a", "b"]]
 
 
+def test_a_folder_of_experiments_holds_its_sweeps_and_a_study_only_where_it_is_named() -> None:
+    write_experiment(Path("runs/One-v0/a"), SCORES, "One-v0")
+    for point in ("gamma=0.5", "gamma=0.9"):
+        write_experiment(Path("runs/One-v0/gamma") / point, SCORES, "One-v0")
+    for trial in ("trial-0", "trial-1"):
+        write_experiment(Path("runs/One-v0/tune") / trial, SCORES, "One-v0")
+    Path("runs/One-v0/tune/study.json").write_text("{}")
+
+    def names(folder: str) -> list[str]:
+        return [each["experiment"] for each in compared(folder)["environments"][0]["experiments"]]
+
+    for folder in ("runs", "runs/One-v0"):
+        assert names(folder) == ["a", "gamma=0.5", "gamma=0.9"]
+    assert names("runs/One-v0/gamma") == ["gamma=0.5", "gamma=0.9"]
+    assert names("runs/One-v0/tune") == ["trial-0", "trial-1"] and names("runs/One-v0/tune/trial-1") == ["trial-1"]
+
+
 def test_experiments_of_one_name_keep_apart_and_an_environment_is_its_arguments_too() -> None:
     write_experiment(Path("first/mine"), SCORES)
     write_experiment(Path("second/mine"), SCORES)
@@ -351,6 +368,7 @@ def test_a_narrow_terminal_gets_more_tables() -> None:
     [
         ("compare", "There is nothing to compare: give folders of experiments"),
         ("compare nowhere", "nowhere is no folder; give that of an experiment"),
+        ("compare studies", "There are only trials of studies in studies; give the folder of a study or of a trial."),
         ("compare mine/seed-0", "There is no experiment in mine/seed-0: no folder seed-* in it"),
         ("compare mine -o c.bmp", "c.bmp names no form of picture: let it end in .png, .svg, .pdf."),
         ("compare mine -o mine/config.json/c.png", "mine/config.json/c.png cannot be written: "),
@@ -359,7 +377,9 @@ def test_a_narrow_terminal_gets_more_tables() -> None:
 )
 def test_a_mistake_gives_one_sentence_and_leaves_nothing(words: str, says: str, capsys) -> None:
     write_experiment(Path("mine"), [1.0])
+    write_experiment(Path("studies/tune/trial-0"), [1.0])
+    Path("studies/tune/study.json").write_text("{}")
     assert main(words.split()) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("upright: ") and says in said.err and said.err.count("\n") == 1
-    assert [path.name for path in Path().iterdir()] == ["mine"]
+    assert sorted(path.name for path in Path().iterdir()) == ["mine", "studies"]

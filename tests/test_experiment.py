@@ -21,6 +21,7 @@ from faulty_environments import Repeating
 from run_digest import TINY, checkpoints, children, digests, finish, is_alive, start, wait_for
 from upright import pool, statistics
 from upright.cli import main
+from upright.control import ask
 from upright.errors import EnvironmentFault, RunError, SettingError
 from upright.experiment import at_once, experiment, plan, summarise
 from upright.panel import SeedsTerminal, table
@@ -208,6 +209,27 @@ def test_a_seed_that_another_process_trains_is_left_to_it(tmp_path) -> None:
     other.close()
 
 
+def test_a_seed_that_the_dashboard_stops_has_no_result_and_the_others_go_on(capsys, tmp_path) -> None:
+    config = CONFIG.override(total_timesteps=20_000)
+    events = experiment("CartPole-v1", config, [0, 1], folder=tmp_path / "e", jobs=2)
+    asked = False
+    for event in events:
+        if isinstance(event, Reported) and event.task.seed == 0 and not asked:
+            asked = True
+            ask(Path(event.task.folder), "stop")
+        if isinstance(event, Failed):
+            stopped = event
+        if isinstance(event, Finished):
+            assert event.task.seed == 1 and event.result["steps"] == 20_000
+    steps = checkpoints(Path(stopped.task.folder))[-1]
+    assert steps < 20_000 and stopped.reason == f"It was stopped at step {steps:,}, with a checkpoint."
+    assert [
+        event.task.seed
+        for event in experiment("CartPole-v1", config, [0, 1], folder=tmp_path / "e")
+        if isinstance(event, Finished)
+    ] == [1, 0]  # the first as it is, the other from where it stopped
+
+
 def test_a_longer_experiment_goes_on_from_the_shorter_one(tmp_path) -> None:
     """As `upright resume --total-timesteps` leaves it: one seed extended, and the settings of all."""
     list(experiment("CartPole-v1", CONFIG, range(2), folder=tmp_path / "together"))
@@ -244,6 +266,7 @@ def test_a_checkpoint_with_other_settings_is_no_part_of_the_experiment(tmp_path)
         ("CartPole-v1 --seeds 2 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("CartPole-v1 --seeds 2 --engine native --device cuda", "engine is native, which cannot do this"),
         ("CartPole-v1 --seeds 2 --buffer-size 1000000000000", "The replay memory needs"),
+        ("CartPole-v1 --seeds 2 --out /dev/null", "/dev/null is no folder; choose another (--out)."),
         ("Pendulum-v1 --seeds 2", "is continuous, and the DQN family needs numbered actions: add --discretize 11"),
     ],
 )
@@ -261,6 +284,8 @@ def test_in_python_too(tmp_path) -> None:
         experiment("CartPol-v1", folder=tmp_path)
     with pytest.raises(SettingError, match="seed is 1.5"):
         experiment("CartPole-v1", seeds=[1.5], folder=tmp_path)
+    with pytest.raises(SettingError, match=r"seeds is \[0, 1, 0\], but each has to stand there once."):
+        experiment("CartPole-v1", seeds=[0, 1, 0], folder=tmp_path)
     assert [task.env for task in plan(Masked, CONFIG, [0], tmp_path)] == ["environments:Masked"]
     assert not list(tmp_path.iterdir())
 

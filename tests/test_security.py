@@ -788,12 +788,16 @@ def test_a_new_run_writes_through_no_link(tmp_path, capsys) -> None:
     assert snapshot(outside) == before
 
 
-def test_a_temporary_file_is_not_written_through_a_link(plain: Path, tmp_path) -> None:
+def test_a_temporary_file_is_not_written_through_a_link(plain: Path, tmp_path, monkeypatch) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     folder = tmp_path / "policy"
     folder.mkdir()
-    (folder / f".policy.json.{os.getpid()}").symlink_to(victim)
+    with monkeypatch.context() as guessed:
+        guessed.setattr(storage.secrets, "token_hex", lambda count: "guessed")
+        (folder / ".policy.json.guessed").symlink_to(victim)
+        with pytest.raises(RunError, match="policy.json cannot be written: File exists"):
+            upright.load(plain).save(folder)
     upright.load(plain).save(folder)
     assert victim.read_text() == "mine" and sorted(path.name for path in folder.iterdir()) == [
         "policy.json", "policy.safetensors",

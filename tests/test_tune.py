@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,16 @@ def test_what_cannot_be_searched_is_refused(values: dict[str, Any], says: str, t
     assert [path.name for path in tmp_path.iterdir()] == ["space.json"]
 
 
+def test_values_that_only_go_together_are_a_space() -> None:
+    """The default's memory holds no batch of 30,000; what is drawn beside it does."""
+    space = {"batch_size": Choice((30_000,)), "buffer_size": Choice((100_000,)), "max_grad_value": Choice((1.0,))}
+    check_space(space, Config())
+    ((params, config),) = draws(space, Config(), 1)
+    assert (
+        params == {"batch_size": 30_000, "buffer_size": 100_000, "max_grad_value": 1.0} and config.batch_size == 30_000
+    )
+
+
 # --- trials ---
 
 
@@ -433,6 +445,25 @@ def test_a_study_that_is_stopped_says_so_and_leaves_no_process(number) -> None:
     assert "Stopped; the same command goes on." in out and "No trial has come to its end." in out
     wait_for(lambda: not any(map(is_alive, processes)), 15)
     assert [each.state for each in stored().trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_ctrl_c_while_the_cluster_starts_is_heard(monkeypatch, capsys) -> None:
+    @contextlib.contextmanager
+    def starting(address: str) -> Generator[None]:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+        yield
+
+    monkeypatch.setattr("upright.cli_tune.connected", starting)
+    assert main(["tune", *SMALL, "--trials", "1", "--cluster", "local", "--out", "study"]) == 130
+    assert "Stopped; the same command goes on." in capsys.readouterr().out
+
+
+def test_trials_write_event_files_and_are_seen_in_the_browser_where_that_is_asked_for(capsys) -> None:
+    words = ["tune", *SMALL, "--trials", "1", "--seeds", "1", "--out", "study", "--tensorboard", "--dashboard"]
+    assert main(words) == 0
+    assert list(Path("study/trial-0/seed-0/tensorboard").glob("events.out.tfevents.*"))
+    assert re.search(r"http://127\.0\.0\.1:\d+/\?token=", capsys.readouterr().out)
 
 
 @linux

@@ -14,6 +14,7 @@ from upright import storage
 from upright.arguments import Tune
 from upright.cli_experiments import seeds_of
 from upright.cluster import connected
+from upright.dashboard import beside
 from upright.errors import RunError, SettingError
 from upright.experiment import take_finished, train_tasks
 from upright.folders import numbered_folders
@@ -39,7 +40,8 @@ def tune(arguments: Tune) -> int:
         if not arguments.quiet:
             print_plainly(console, text)
 
-    with printed(None, quiet=True):  # what a run says as it is made, its seeds' processes say
+    shown = beside.if_asked(arguments.dashboard, study.folder / "trial", False, console)
+    with printed(None, quiet=True), shown:  # what a run says as it is made, its seeds' processes say
         say(
             f"Searching {len(study.space)} settings for {study.env}: {arguments.trials:,} trials of "
             f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
@@ -50,9 +52,10 @@ def tune(arguments: Tune) -> int:
         status = None if arguments.quiet or not console.is_terminal else console.status("")
         try:
             with contextlib.ExitStack() as stack:
+                stack.enter_context(signals(received))
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray says there what became of a worker
                 if arguments.cluster is not None:
                     stack.enter_context(connected(arguments.cluster))  # for all trials
-                stack.enter_context(signals(received))
                 stack.enter_context(contextlib.closing(trials))
                 stack.enter_context(status or contextlib.nullcontext())
                 number = 0
@@ -114,7 +117,8 @@ def _study(arguments: Tune) -> Study:
         if not each.exists() or is_same_study(each, about)
     )
     elsewhere = arguments.cluster is not None
-    return Study(arguments.env, config, space, seeds, folder.absolute() if elsewhere else folder, elsewhere)
+    folder = folder.absolute() if elsewhere else folder
+    return Study(arguments.env, config, space, seeds, folder, elsewhere, arguments.tensorboard)
 
 
 def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:

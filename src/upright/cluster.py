@@ -21,18 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from upright.config import Config
-from upright.errors import MissingExtra, RunError
-from upright.folders import environment_name, write_description, write_result
+from upright.errors import MissingExtra, RunError, UprightError
+from upright.folders import environment_name, is_same, write_description, write_result
 from upright.mirror import Mirror
 from upright.pool import SECONDS_BETWEEN_LOOKS, cores
 from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
 from upright.sources import first_line, told
+from upright.storage import lock, remove
 
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
 # node it gave up after 60, and NFS lets go of a lock after 90.
 PATIENCE = 300.0
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_PULLS = 10.0
+OWN_FOLDER = "upright-seed-"  # how the name of a temporary folder begins in which a seed trains
 
 
 def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = None) -> Generator[Event]:
@@ -43,6 +45,9 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
     To close the generator, or to raise an exception in it, stops those that train, each with a checkpoint.
     """
     mirrors = {} if storage is None else {task.folder: Mirror(Path(task.folder), url(storage, task)) for task in tasks}
+    for task in {Path(task.folder).parent: task for task in tasks}.values():
+        if storage is not None:
+            _claim(url(storage, task).rpartition("/")[0], task)
     with connected(address) as ray:
         train = ray.remote(_train)
         running: dict[Any, Task] = {}
@@ -59,14 +64,23 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
                 if mirrors and time.monotonic() - looked > SECONDS_BETWEEN_PULLS:
                     looked = time.monotonic()
                     for task in running.values():
-                        mirrors[task.folder].pull("metrics.jsonl")
+                        with contextlib.suppress(RunError):  # it is only shown
+                            mirrors[task.folder].pull("metrics.jsonl")
+                apart = {}
                 for task in (running[each] for each in ended if mirrors):
-                    mirrors[task.folder].pull()
-                    write_description(Path(task.folder).parent, task.env, Config.from_dict(task.config))
+                    try:
+                        mirrors[task.folder].pull(patience=SECONDS_TO_ANSWER)
+                        write_description(Path(task.folder).parent, task.env, Config.from_dict(task.config))
+                    except RunError as error:
+                        apart[task.folder] = str(error)
                 for task in running.values():
                     yield from records[task.folder].new()
                 for each in ended:
-                    yield from _end(ray, each, running.pop(each))
+                    task = running.pop(each)
+                    if task.folder in apart:
+                        yield Failed(task, apart[task.folder])
+                    else:
+                        yield from _end(ray, each, task)
         finally:
             for each in running:
                 ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
@@ -83,11 +97,27 @@ def url(storage: str, task: Task) -> str:
     return "/".join([storage.rstrip("/"), env, *(names[1:] if names[0] == env else names)])
 
 
+def _claim(experiment: str, task: Task) -> None:
+    """Write config.json at an experiment's URL. Raises RunError where that of another is there, or nothing can be."""
+    config = Config.from_dict(task.config)
+    with tempfile.TemporaryDirectory() as place:
+        mirror, path = Mirror(Path(place), experiment), Path(place, "config.json")
+        mirror.pull(path.name)
+        if path.exists() and not is_same(path, task.env, config):
+            raise RunError(
+                f"{experiment} holds an experiment with another environment or other settings; choose another "
+                "--storage-url, or another folder (--out)."
+            )
+        write_description(Path(place), task.env, config)
+        mirror.push()
+
+
 def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
     try:
         message = ray.get(ended)
     except ray.exceptions.RayError as error:
-        message = {"failed": f"{type(error).__name__}: {first_line(error)}", "warnings": []}
+        cause = getattr(error, "cause", None) or error  # what a task raised; the first line of Ray's own names it not
+        message = {"failed": f"{type(cause).__name__}: {first_line(cause)}", "warnings": []}
     for text in message["warnings"]:
         yield Warned(task, text)
     if "finished" in message:
@@ -104,37 +134,78 @@ def connected(address: str) -> Iterator[Any]:
     Tokens are asked for, unless RAY_AUTH_MODE says otherwise. A new cluster listens to this machine alone, has a token
     of its own and no dashboard, and ends with the block.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, which reads it
+    ray = _imported()
+    if ray.is_initialized():
+        yield ray
+        return
+    _check_that_tokens_are_asked_for()
+    if address not in ("auto", "local"):
+        _check_that_one_answers(address)
+    heeds = signal.getsignal(signal.SIGTERM)
+    with _as_it_was():
+        try:
+            _connect(ray, address)
+        except ray.exceptions.AuthenticationError as error:
+            raise RunError(
+                f"The Ray cluster at {address} has another token than this machine, if any: copy its "
+                "~/.ray/auth_token, or set RAY_AUTH_TOKEN; --cluster local starts one of this machine alone."
+            ) from error
+        except Exception as error:  # Ray raises its own, Python's, and Exception itself where a node starts too late
+            raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
+        try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, heeds)  # which Ray took for itself
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _imported() -> Any:
+    """Ray, which reads as it is imported, and never again, whether tokens are asked for."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:
         raise MissingExtra("Ray is not installed: pip install 'upright[ray]'") from error
-    if ray.is_initialized():
-        yield ray
-        return
-    if address not in ("auto", "local"):
-        _check_that_one_answers(address)
-    heeds = signal.getsignal(signal.SIGTERM)
-    try:
-        if address == "local":
-            _start(ray)
-        else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ray.exceptions.AuthenticationError as error:
+    return ray
+
+
+def _check_that_tokens_are_asked_for() -> None:
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
+
+    if os.environ["RAY_AUTH_MODE"] == "token" and get_authentication_mode() != AuthenticationMode.TOKEN:
         raise RunError(
-            f"The Ray cluster at {address} has another token than this machine, if any: copy its ~/.ray/auth_token, or "
-            "set RAY_AUTH_TOKEN; --cluster local starts one of this machine alone."
-        ) from error
-    except Exception as error:  # Ray raises its own, Python's, and Exception itself where a node does not start in time
-        if address != "auto" or not isinstance(error, ConnectionError):
-            raise RunError(f"The Ray cluster at {address} cannot be used: {first_line(error)}") from error
-        _start(ray)
+            "Ray was imported before it was told to ask for tokens: set RAY_AUTH_MODE=token before Python starts, or "
+            "disabled where nobody else reaches its ports."
+        )
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Give this process the token and the constant back that it had before a cluster was started in it."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    token, enabled = os.environ.get("RAY_AUTH_TOKEN"), ray_constants.ENABLE_RAY_CLUSTER
     try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, heeds)  # which Ray took for itself
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        if token is not None:
+            os.environ["RAY_AUTH_TOKEN"] = token
+        AuthenticationTokenLoader.instance().reset_cache()  # it reads the variable once
+
+
+def _connect(ray: Any, address: str) -> None:
+    if address == "local":
+        return _start(ray)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        if address != "auto":
+            raise
+        _start(ray)
 
 
 def _check_that_one_answers(address: str) -> None:
@@ -167,17 +238,34 @@ def _train(task: Task, storage: str | None) -> dict[str, Any]:
 
 def _train_apart(task: Task, storage: str) -> dict[str, Any]:
     """Train in a folder of this machine's own, which comes from the storage, and goes there after each checkpoint."""
-    with tempfile.TemporaryDirectory(prefix="upright-") as place:
-        here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
-        write_description(Path(here.folder).parent, task.env, Config.from_dict(task.config))
-        try:
+    try:
+        with _own_folder() as place:
+            here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
+            write_description(Path(here.folder).parent, task.env, Config.from_dict(task.config))
             mirror = Mirror(Path(here.folder), url(storage, task))
-            mirror.pull()
+            mirror.pull(patience=PATIENCE)
             message = outcome(here, sinks=[mirror])
             if "finished" in message:
                 message["finished"]["run"] = task.folder
                 write_result(Path(here.folder), message["finished"])
-            mirror.push()
-        except RunError as error:
-            return {"failed": str(error), "signal": None}
+            mirror.push(patience=PATIENCE)
+    except UprightError as error:
+        return {"failed": str(error), "signal": None}
     return message
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A temporary folder of this process; those that killed processes have left on this machine are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{OWN_FOLDER}*"):
+        with contextlib.suppress(OSError, RunError):  # another user's, or in use
+            if (left / "lock").is_file() and time.time() - left.stat().st_mtime > PATIENCE:
+                held = lock(left)
+                remove(left)
+                held.release()
+    with tempfile.TemporaryDirectory(prefix=OWN_FOLDER) as place:
+        held = lock(Path(place))
+        try:
+            yield Path(place)
+        finally:
+            held.release()

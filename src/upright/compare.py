@@ -99,17 +99,23 @@ def read_comparison(folders: Iterable[Path]) -> Comparison:
 
 
 def _experiments(folder: Path) -> list[Path]:
-    """The folder of an experiment, or those of the experiments in it or in the folders in it."""
+    """The folder of an experiment, or those of the experiments in it, down to a sweep's in the folder of all runs.
+
+    A study's trials are many and chosen from: they count where it is the study that is given.
+    """
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; give that of an experiment, such as runs/CartPole-v1/default.")
-    for pattern in ("seed-*", "*/seed-*", "*/*/seed-*"):
-        found = dict.fromkeys(run.parent for run in sorted(folder.glob(pattern)) if run.is_dir())
-        if found:
-            return list(found)
-    raise RunError(
-        f"There is no experiment in {folder}: no folder seed-* in it or in those that it holds; give the folder of an "
-        "experiment, such as runs/CartPole-v1/default."
-    )
+    runs = [run for depth in range(4) for run in sorted(folder.glob("*/" * depth + "seed-*")) if run.is_dir()]
+    found = dict.fromkeys(run.parent for run in runs)
+    trials = {each for each in found if (each.parent / "study.json").exists() and folder not in (each, each.parent)}
+    if not found.keys() - trials:
+        if trials:
+            raise RunError(f"There are only trials of studies in {folder}; give the folder of a study or of a trial.")
+        raise RunError(
+            f"There is no experiment in {folder}: no folder seed-* in it or in those that it holds; give the folder of "
+            "an experiment, such as runs/CartPole-v1/default."
+        )
+    return [each for each in found if each not in trials]
 
 
 def _described(experiment: Path) -> tuple[str, dict[str, Any], str | None]:

@@ -19,7 +19,7 @@ import numpy as np
 from upright import storage
 from upright.cluster import train_on_cluster
 from upright.config import Config
-from upright.errors import RunError, SettingError
+from upright.errors import RunError, SettingError, one_line
 from upright.evaluate import check_seed
 from upright.folders import describe_run, is_same, seed_folder
 from upright.pool import cores, train_in_processes
@@ -81,12 +81,16 @@ def plan(
             f"{describe(env)} cannot be made in another process: give a registered id, or a class of an importable "
             "module, by itself or as module:Class."
         )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is no folder; choose another (--out).")
     if folder.exists() and not is_same(folder / "config.json", name, config) and any(folder.iterdir()):
         raise RunError(
             f"{folder} holds an experiment with another environment or other settings; choose another folder (--out)."
         )
     for seed in (seeds := list(seeds)):
         check_seed(seed)
+    if len(set(seeds)) < len(seeds):
+        raise SettingError(f"seeds is {one_line(str(seeds))}, but each has to stand there once.")
     tried = config.override(num_envs=1, vectorization_mode="sync")
     if elsewhere:
         folder, tried = folder.absolute(), tried.override(device="auto")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from upright.errors import MissingExtra, RunError
 from upright.metrics import Progress
 from upright.sources import first_line, logger
+
+SECONDS_BETWEEN_TRIES = 1.0
 
 
 class Mirror:
@@ -24,30 +29,49 @@ class Mirror:
         self.folder, self.url = folder, url
         try:
             self._there, self._root = fsspec.url_to_fs(url)
-        except (ValueError, ImportError, OSError) as error:
+        except Exception as error:
             raise RunError(f"{url} cannot be used as storage: {first_line(error)}") from error
         self._known: dict[str, tuple[int, int]] = {}  # size and time of change here, when it was the same on both sides
 
-    def pull(self, name: str | None = None) -> None:
-        """Bring all files, or the one with this name."""
-        try:
-            self._there.invalidate_cache()
-            found = [f"{self._root}/{name}"] if name else self._there.find(self._root)
-            for path in found:
-                relative = PurePosixPath(path).relative_to(PurePosixPath(self._root))
-                if ".." in relative.parts:
-                    raise RunError(f"{self.url} names {path}, which is outside of it.")
-                here = self.folder / relative
-                here.parent.mkdir(parents=True, exist_ok=True)
+    def pull(self, name: str | None = None, patience: float = 0.0) -> None:
+        """Bring all files, or the one with this name; patience: seconds in which it is tried again."""
+        self._try("read", lambda: self._pull(name), patience)
+
+    def push(self, patience: float = 0.0) -> None:
+        """Copy what has changed since, and remove what is gone; patience: seconds in which it is tried again.
+
+        Raises RunError where the storage does not take it.
+        """
+        self._try("written", self._push, patience)
+
+    def _try(self, done: str, action: Callable[[], None], patience: float) -> None:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return action()
+            except RunError:
+                raise
+            except Exception as error:  # each kind of storage has its own
+                if time.monotonic() >= end:
+                    raise RunError(f"{self.url} cannot be {done}: {first_line(error)}") from error
+                time.sleep(min(SECONDS_BETWEEN_TRIES, patience))
+
+    def _pull(self, name: str | None) -> None:
+        self._there.invalidate_cache()
+        found = [f"{self._root}/{name}"] if name else []
+        with contextlib.suppress(FileNotFoundError):  # nothing is there yet
+            found = found or self._there.find(self._root)
+        for path in found:
+            relative = PurePosixPath(path).relative_to(PurePosixPath(self._root))
+            if ".." in relative.parts:
+                raise RunError(f"{self.url} names {path}, which is outside of it.")
+            here = self.folder / relative
+            here.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # not yet, or no longer
                 self._there.get_file(path, str(here))
                 self._known[str(relative)] = _state(here)
-        except FileNotFoundError:
-            return  # nothing is there yet
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.url} cannot be read: {first_line(error)}") from error
 
-    def push(self) -> None:
-        """Copy what has changed since, and remove what is gone. Raises RunError where the storage does not take it."""
+    def _push(self) -> None:
         now = {
             path.relative_to(self.folder).as_posix(): _state(path)
             for path in self.folder.rglob("*")
@@ -55,18 +79,15 @@ class Mirror:
         }
         changed = [name for name, state in now.items() if self._known.get(name) != state]
         gone = [name for name in self._known if name not in now]
-        try:
-            for name in sorted(changed, key=_is_last):
-                path = f"{self._root}/{name}"
-                self._there.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._there.put_file(str(self.folder / name), path)
-                self._known[name] = now[name]
-            for name in sorted(gone, key=_is_last, reverse=True):
-                if self._there.exists(f"{self._root}/{name}"):
-                    self._there.rm_file(f"{self._root}/{name}")
-                del self._known[name]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.url} cannot be written: {first_line(error)}") from error
+        for name in sorted(changed, key=_is_last):
+            path = f"{self._root}/{name}"
+            self._there.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._there.put_file(str(self.folder / name), path)
+            self._known[name] = now[name]
+        for name in sorted(gone, key=_is_last, reverse=True):
+            if self._there.exists(f"{self._root}/{name}"):
+                self._there.rm_file(f"{self._root}/{name}")
+            del self._known[name]
 
     def write(self, progress: Progress) -> None:
         """Copy a checkpoint that is new."""

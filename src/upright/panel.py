@@ -170,8 +170,8 @@ def sweep_table(points: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich import box
     from rich.table import Table
 
-    columns = ("point", "seeds", "interquartile mean", "95% interval", "worst", "solved", "seconds")
-    shown = Table(*columns, box=box.SIMPLE_HEAD)
+    interval = f"{points[0]['confidence']:.0%} interval"
+    shown = Table("point", "seeds", "interquartile mean", interval, "worst", "solved", "seconds", box=box.SIMPLE_HEAD)
     for point in points:
         low, high = point["interquartile_mean"]["interval"]
         shown.add_row(

@@ -158,7 +158,7 @@ def check_space(space: Space, config: Config) -> None:
             elif root == "munchausen" or root in KINDS:
                 _part(root, value, config)
             else:
-                config.override(**{name: _as_setting(value)})
+                Config.check(name, value)  # alone: what it is combined with is drawn, too
 
 
 def narrowed(space: Space, fixed: Iterable[str], config: Config) -> Space:

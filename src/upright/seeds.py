@@ -127,7 +127,7 @@ def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> di
         except Exception as error:
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {first_line(error)}", "signal": None}
-        if ended.signal is not None:
+        if ended.result["final_mean"] is None:  # by a signal, or by the dashboard
             steps = ended.result["steps"]
             return {"failed": f"It was stopped at step {steps:,}, with a checkpoint.", "signal": ended.signal}
         return {"finished": ended.result}

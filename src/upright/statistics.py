@@ -1,9 +1,9 @@
 """What the seeds of an experiment say together, and how surely: Agarwal et al. 2021 (arXiv:2108.13264), Wilson 1927.
 
 A score is what one run has reached, such as the mean return of its final policy. Scores are `[seeds]`, or the same of
-each of several tasks: `[tasks, seeds]`, or a sequence of `[seeds]` of which each may have its own number. Every
-function but `probability_of_improvement` takes the runs of all tasks together, as the paper does. They raise
-ValueError where there are no scores.
+each of several tasks: `[tasks, seeds]`, or a sequence of `[seeds]` of which each may have its own number. The
+probability of improvement, and its interval, are the mean over the tasks; every other function takes the runs of all
+tasks together, as the paper does. They raise ValueError where there are no scores.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -32,10 +33,9 @@ _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 def write(path: Path, content: bytes) -> None:
     """Write a file under another name, on to the disk, and rename it: no reader, and no crash, leaves half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         make_folder(path.parent)
-        remove(temporary)  # whatever stands there is not ours to write into: it may be a link
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
@@ -52,10 +52,9 @@ def write(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file for what is too large to be kept in memory: it takes its name when the block ends, if it ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         make_folder(path.parent)
-        remove(temporary)
         with open(temporary, "x+b") as file:
             yield file
             file.flush()
@@ -66,6 +65,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other process has, on whichever machine, and that nobody can have laid a link under."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def rename(path: Path, to: Path) -> None:

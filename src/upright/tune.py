@@ -57,6 +57,7 @@ class Study:
 
     config: the settings that no trial changes, and where the others start from; its eval_freq says how often a trial
     may be pruned · seeds: those of every trial · elsewhere: whether they are trained on other machines
+    tensorboard: whether they write event files
     """
 
     env: str
@@ -65,10 +66,12 @@ class Study:
     seeds: tuple[int, ...]
     folder: Path
     elsewhere: bool = False
+    tensorboard: bool = False
 
     def plan(self, config: Config, name: str) -> list[Task]:
         """The tasks of a trial with these settings. Raises UprightError where they could not be trained."""
-        return plan(self.env, config, self.seeds, self.folder / name, elsewhere=self.elsewhere)
+        folder = self.folder / name
+        return plan(self.env, config, self.seeds, folder, tensorboard=self.tensorboard, elsewhere=self.elsewhere)
 
 
 @dataclass(frozen=True)
