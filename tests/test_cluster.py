@@ -223,35 +223,6 @@ class NoCredentials(Exception):
     """As botocore raises, which knows nothing of OSError."""
 
 
-@pytest.mark.parametrize("change", ["settings", "environment", "env_kwargs"])
-def test_a_url_that_holds_another_experiment_is_refused_before_anything_is_trained(change: str, tmp_path) -> None:
-    config, storage = TINY.override(total_timesteps=200), (tmp_path / "storage").as_uri()
-    folder = Path("CartPole-v1", "default")
-
-    def first_event(machine: str, env: str, config: Any) -> Any:
-        tasks = plan(env, config, [0], tmp_path / machine / folder, elsewhere=True)
-        return next(train_on_cluster(tasks, "nowhere", storage))
-
-    with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):
-        first_event("one", "CartPole-v1", config)
-    with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):  # the same goes on, from anywhere
-        first_event("two", "CartPole-v1", config)
-    other = {"settings": {"gamma": 0.5}, "env_kwargs": {"env_kwargs": {"sutton_barto_reward": True}}}.get(change, {})
-    env = "CartPole-v0" if change == "environment" else "CartPole-v1"
-    if change == "environment":  # whose folder at the URL is its own
-        with pytest.raises(RunError, match="No Ray cluster answers at nowhere"):
-            first_event("three", env, config)
-    else:
-        with pytest.raises(RunError, match="CartPole-v1/default holds an experiment with another environment or other"):
-            first_event("three", env, config.override(**other))
-
-
-def test_a_url_that_takes_nothing_is_refused_before_anything_is_trained(tmp_path) -> None:
-    tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
-    with pytest.raises(RunError, match="file:///proc/nowhere/CartPole-v1/.*/e cannot be written: "):
-        next(train_on_cluster(tasks, "local", "file:///proc/nowhere"))
-
-
 def test_what_killed_processes_left_on_a_machine_is_removed_and_nothing_else(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     old = time.time() - 2 * tasks_of_ray.PATIENCE
@@ -304,23 +275,74 @@ def here_and_now(monkeypatch) -> None:
     monkeypatch.setattr(tasks_of_ray, "connected", lambda address: contextlib.nullcontext(RayOfThisProcess()))
 
 
-def test_what_cannot_be_brought_here_fails_that_seed_alone(tmp_path, monkeypatch, here_and_now) -> None:
-    pull, tasks = Mirror._pull, plan("CartPole-v1", TINY, [0, 1], tmp_path / "here" / "e", elsewhere=True)
+@pytest.mark.parametrize("change", ["settings", "environment", "env_kwargs"])
+def test_a_url_that_holds_another_experiment_is_refused_before_anything_is_trained(
+    change: str, tmp_path, here_and_now
+) -> None:
+    config, storage = TINY.override(total_timesteps=200), (tmp_path / "storage").as_uri()
+
+    def trained(machine: str, env: str, config: Any) -> list[Any]:
+        tasks = plan(env, config, [0], tmp_path / machine / "CartPole-v1" / "default", elsewhere=True)
+        return [event for event in train_on_cluster(tasks, "here", storage) if isinstance(event, Finished)]
+
+    first = trained("one", "CartPole-v1", config)
+    (again,) = trained("two", "CartPole-v1", config)  # the same goes on, from anywhere
+    assert again.result["seconds"] == first[0].result["seconds"]
+    if change == "environment":  # whose folder at the URL is its own
+        assert trained("three", "CartPole-v0", config)[0].result["env"] == "CartPole-v0"
+        return
+    other = {"gamma": 0.5} if change == "settings" else {"env_kwargs": {"sutton_barto_reward": True}}
+    with pytest.raises(RunError, match="CartPole-v1/default holds an experiment with another environment or other"):
+        trained("three", "CartPole-v1", config.override(**other))
+    assert not (tmp_path / "three").exists()
+
+
+def test_a_url_that_takes_nothing_is_refused_before_anything_is_trained(tmp_path, monkeypatch, here_and_now) -> None:
+    monkeypatch.setattr(tasks_of_ray, "SECONDS_TO_ANSWER", 0.0)
+    tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
+    with pytest.raises(RunError, match="file:///proc/nowhere/CartPole-v1/.*/e cannot be written: "):
+        next(train_on_cluster(tasks, "here", "file:///proc/nowhere"))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_cannot_be_brought_here_fails_that_seed_alone_and_the_same_again_brings_it(
+    others: int, tmp_path, monkeypatch, here_and_now
+) -> None:
+    pull, seeds, storage = Mirror._pull, range(others + 1), (tmp_path / "there").as_uri()
+    broken = tmp_path / "here" / "e" / f"seed-{others}"
 
     def faulty(mirror: Mirror, name: str | None) -> None:
-        if name == "metrics.jsonl" or str(mirror.folder) == tasks[1].folder:
+        if name == "metrics.jsonl" or mirror.folder == broken:
             raise OSError("Connection reset by peer")
         pull(mirror, name)
 
-    monkeypatch.setattr(Mirror, "_pull", faulty)
-    monkeypatch.setattr(tasks_of_ray, "SECONDS_BETWEEN_PULLS", -1.0)
-    monkeypatch.setattr(tasks_of_ray, "SECONDS_TO_ANSWER", 0.0)
-    events = list(train_on_cluster(tasks, "here", (tmp_path / "there").as_uri()))
-    ended = {event.task.seed: event for event in events if isinstance(event, Finished | Failed)}
-    assert isinstance(ended[0], Finished) and {event.task.seed for event in events if isinstance(event, Reported)} == {
-        0
-    }
-    assert isinstance(ended[1], Failed) and "seed-1 cannot be read: Connection reset by peer" in ended[1].reason
+    def ended() -> dict[int, Any]:
+        tasks = plan("CartPole-v1", TINY, seeds, broken.parent, elsewhere=True)
+        events = train_on_cluster(tasks, "here", storage)
+        return {event.task.seed: event for event in events if isinstance(event, Finished | Failed)}
+
+    with monkeypatch.context() as faults:
+        faults.setattr(Mirror, "_pull", faulty)
+        faults.setattr(tasks_of_ray, "SECONDS_BETWEEN_PULLS", -1.0)
+        faults.setattr(tasks_of_ray, "SECONDS_TO_ANSWER", 0.0)
+        first = ended()
+    assert [isinstance(first[seed], Finished) for seed in seeds] == [True] * others + [False]
+    assert f"seed-{others} cannot be read: Connection reset by peer" in first[others].reason
+    assert all(isinstance(event, Finished) for event in ended().values()) and (broken / "result.json").exists()
+
+
+@pytest.mark.parametrize("signalled", [None, signal.SIGTERM])
+def test_a_result_that_cannot_be_delivered_is_not_called_one(signalled, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tasks_of_ray, "PATIENCE", 0.0)
+    (task,) = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
+    comes_to = {"finished": {}} if signalled is None else {"failed": "It was stopped.", "signal": signalled}
+    monkeypatch.setattr(tasks_of_ray, "outcome", lambda task, sinks: comes_to)
+    monkeypatch.setattr(Mirror, "_push", lambda mirror: (_ for _ in ()).throw(OSError("Slow down")))
+    message = tasks_of_ray._train_apart(task, (tmp_path / "there").as_uri())
+    why = "It came to its end." if signalled is None else "It was stopped."
+    assert message["failed"].startswith(f"{why} file:///") and message["failed"].endswith("be written: Slow down")
+    assert message["signal"] == signalled  # so that it goes on elsewhere
 
 
 def test_what_a_task_raised_is_named(tmp_path, monkeypatch, here_and_now) -> None:
@@ -332,11 +354,13 @@ def test_what_a_task_raised_is_named(tmp_path, monkeypatch, here_and_now) -> Non
     assert isinstance(event, Failed) and event.reason == "ValueError: what happened"
 
 
-def test_a_process_may_start_one_cluster_after_the_other_and_is_as_it_was(monkeypatch) -> None:
+def test_a_process_may_start_one_cluster_after_the_other_and_is_as_it_was() -> None:
     tasks_of_ray._imported()
     from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader
 
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    tasks_of_ray._set_token("1" * 64)
+    AuthenticationTokenLoader.instance().get_raw_token()  # so that Ray remembers it
     tokens = set()
     for _ in range(2):
         with tasks_of_ray.connected("local") as ray:
@@ -344,6 +368,7 @@ def test_a_process_may_start_one_cluster_after_the_other_and_is_as_it_was(monkey
             assert ray.get(ray.remote(first_line).remote(RunError("there"))) == "there"
         assert os.environ["RAY_AUTH_TOKEN"] == "1" * 64 and ray_constants.ENABLE_RAY_CLUSTER
     assert len(tokens) == 2
+    tasks_of_ray._set_token(None)
 
 
 def test_where_ray_was_imported_without_tokens_that_is_said(monkeypatch) -> None:

@@ -236,6 +236,15 @@ def test_values_that_only_go_together_are_a_space() -> None:
     )
 
 
+@pytest.mark.parametrize("values", [{"batch_size": [64, 30_000]}, {"net_arch": [[4] * 300]}, {"layer_norm": [True]}])
+def test_a_value_that_no_draw_can_have_is_refused(values: dict[str, Any], capsys, tmp_path) -> None:
+    Path("space.json").write_text(json.dumps(values))
+    assert main(["tune", "CartPole-v1", "--space", "space.json", "--net-arch", "--dashboard"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("upright: ") and next(iter(values)) in said.err and said.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["space.json"]
+
+
 # --- trials ---
 
 
@@ -504,7 +513,7 @@ def test_two_processes_share_a_study() -> None:
         ("tune CartPole-v1 --jobs 2 --cluster auto", "give one of them."),
         ("tune CartPole-v1 --cluster 127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1"),
         ("tune CartPole-v1 --storage-url memory://x", "give the address of one with cluster, too."),
-        ("tune CartPol-v1", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
+        ("tune CartPol-v1 --dashboard", "There is no environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
         ("tune CartPole-v1 --space nowhere.json", "nowhere.json is missing."),
         ("tune CartPole-v1 --space list.json", "list.json is damaged: it holds no object."),
         ("tune CartPole-v1 --space one.json --gamma 0.5", "There is nothing left to search"),

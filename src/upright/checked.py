@@ -28,25 +28,19 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
-            object.__setattr__(self, name, self._checked(name, annotation, getattr(self, name)))
-
-    @classmethod
-    def check(cls, name: str, value: Any) -> None:
-        """Raise SettingError where this field cannot have this value, whatever the others have."""
-        cls._checked(name, _annotations(cls)[name], value)
-
-    @classmethod
-    def _checked(cls, name: str, annotation: Any, given: Any) -> Any:
-        value = _conform(given, annotation)
-        if value is _REFUSED:
-            raise SettingError(f"{name} is {_shown(given)}, but it has to be {_describe(annotation)}.")
-        if name in cls._ranges:
+            value = _conform(getattr(self, name), annotation)
+            if value is _REFUSED:
+                raise SettingError(
+                    f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}."
+                )
+            object.__setattr__(self, name, value)
+        for name, interval in self._ranges.items():
+            value = getattr(self, name)
             numbers_in_it = value if isinstance(value, tuple) else () if value is None else (value,)
             if any(isinstance(each, int) and each > LARGEST for each in numbers_in_it):
                 raise SettingError(f"{name} is above {LARGEST}, the most that it may be.")
-            if not all(_inside(each, cls._ranges[name]) for each in numbers_in_it):
-                raise SettingError(f"{name} is {value!r}, but it has to lie in {cls._ranges[name]}.")
-        return value
+            if not all(_inside(each, interval) for each in numbers_in_it):
+                raise SettingError(f"{name} is {value!r}, but it has to lie in {interval}.")
 
 
 _REFUSED = object()

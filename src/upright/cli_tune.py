@@ -40,6 +40,8 @@ def tune(arguments: Tune) -> int:
         if not arguments.quiet:
             print_plainly(console, text)
 
+    with printed(None, quiet=True):
+        study.plan(study.config, "trial")  # raises what every trial would raise, before a dashboard starts
     shown = beside.if_asked(arguments.dashboard, study.folder / "trial", False, console)
     with printed(None, quiet=True), shown:  # what a run says as it is made, its seeds' processes say
         say(
@@ -53,7 +55,7 @@ def tune(arguments: Tune) -> int:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(signals(received))
-                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray says there what became of a worker
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # which is no place for what Ray says
                 if arguments.cluster is not None:
                     stack.enter_context(connected(arguments.cluster))  # for all trials
                 stack.enter_context(contextlib.closing(trials))

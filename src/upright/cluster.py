@@ -45,10 +45,12 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
     To close the generator, or to raise an exception in it, stops those that train, each with a checkpoint.
     """
     mirrors = {} if storage is None else {task.folder: Mirror(Path(task.folder), url(storage, task)) for task in tasks}
-    for task in {Path(task.folder).parent: task for task in tasks}.values():
-        if storage is not None:
-            _claim(url(storage, task).rpartition("/")[0], task)
+    experiments = {url(storage, task).rpartition("/")[0]: task for task in tasks} if storage is not None else {}
+    for place, task in experiments.items():
+        _refuse_another(place, task)
     with connected(address) as ray:
+        for place, task in experiments.items():
+            _claim(place, task)
         train = ray.remote(_train)
         running: dict[Any, Task] = {}
         try:
@@ -70,17 +72,13 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
                 for task in (running[each] for each in ended if mirrors):
                     try:
                         mirrors[task.folder].pull(patience=SECONDS_TO_ANSWER)
-                        write_description(Path(task.folder).parent, task.env, Config.from_dict(task.config))
                     except RunError as error:
                         apart[task.folder] = str(error)
                 for task in running.values():
                     yield from records[task.folder].new()
                 for each in ended:
                     task = running.pop(each)
-                    if task.folder in apart:
-                        yield Failed(task, apart[task.folder])
-                    else:
-                        yield from _end(ray, each, task)
+                    yield from _end(ray, each, task, apart.get(task.folder))
         finally:
             for each in running:
                 ray.cancel(each)  # as Ctrl-C does, and so with a checkpoint
@@ -97,22 +95,29 @@ def url(storage: str, task: Task) -> str:
     return "/".join([storage.rstrip("/"), env, *(names[1:] if names[0] == env else names)])
 
 
-def _claim(experiment: str, task: Task) -> None:
-    """Write config.json at an experiment's URL. Raises RunError where that of another is there, or nothing can be."""
-    config = Config.from_dict(task.config)
+def _refuse_another(experiment: str, task: Task) -> None:
+    """Raise RunError where this URL holds another experiment than the task's, or does not answer."""
     with tempfile.TemporaryDirectory() as place:
-        mirror, path = Mirror(Path(place), experiment), Path(place, "config.json")
-        mirror.pull(path.name)
-        if path.exists() and not is_same(path, task.env, config):
+        Mirror(Path(place), experiment).pull("config.json", patience=SECONDS_TO_ANSWER)
+        path = Path(place, "config.json")
+        if path.exists() and not is_same(path, task.env, Config.from_dict(task.config)):
             raise RunError(
                 f"{experiment} holds an experiment with another environment or other settings; choose another "
                 "--storage-url, or another folder (--out)."
             )
+
+
+def _claim(experiment: str, task: Task) -> None:
+    """Write an experiment's config.json at its URL and here, by which it is known again in both places."""
+    config = Config.from_dict(task.config)
+    with tempfile.TemporaryDirectory() as place:
         write_description(Path(place), task.env, config)
-        mirror.push()
+        Mirror(Path(place), experiment).push(patience=SECONDS_TO_ANSWER)
+    write_description(Path(task.folder).parent, task.env, config)
 
 
-def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
+def _end(ray: Any, ended: Any, task: Task, apart: str | None) -> Iterator[Event]:
+    """What a task says as it ends. apart: why its folder could not be brought here, if it could not"""
     try:
         message = ray.get(ended)
     except ray.exceptions.RayError as error:
@@ -120,10 +125,10 @@ def _end(ray: Any, ended: Any, task: Task) -> Iterator[Event]:
         message = {"failed": f"{type(cause).__name__}: {first_line(cause)}", "warnings": []}
     for text in message["warnings"]:
         yield Warned(task, text)
-    if "finished" in message:
+    if "finished" in message and apart is None:
         yield Finished(task, message["finished"])
     else:
-        yield Failed(task, message["failed"])
+        yield Failed(task, " ".join(filter(None, (message.get("failed"), apart))))
 
 
 @contextlib.contextmanager
@@ -184,17 +189,22 @@ def _check_that_tokens_are_asked_for() -> None:
 def _as_it_was() -> Iterator[None]:
     """Give this process the token and the constant back that it had before a cluster was started in it."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
     token, enabled = os.environ.get("RAY_AUTH_TOKEN"), ray_constants.ENABLE_RAY_CLUSTER
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = enabled
-        os.environ.pop("RAY_AUTH_TOKEN", None)
-        if token is not None:
-            os.environ["RAY_AUTH_TOKEN"] = token
-        AuthenticationTokenLoader.instance().reset_cache()  # it reads the variable once
+        _set_token(token)
+
+
+def _set_token(token: str | None) -> None:
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    if token is not None:
+        os.environ["RAY_AUTH_TOKEN"] = token
+    AuthenticationTokenLoader.instance().reset_cache()  # it reads the variable once
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -222,7 +232,7 @@ def _start(ray: Any) -> None:
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # which is Ray's way to listen to no other machine
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # in no file, and no other cluster's
+    _set_token(secrets.token_hex(32))  # in no file, and no other cluster's
     ray.init("local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
@@ -243,15 +253,19 @@ def _train_apart(task: Task, storage: str) -> dict[str, Any]:
             here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
             write_description(Path(here.folder).parent, task.env, Config.from_dict(task.config))
             mirror = Mirror(Path(here.folder), url(storage, task))
-            mirror.pull(patience=PATIENCE)
+            mirror.pull(patience=SECONDS_TO_ANSWER)
             message = outcome(here, sinks=[mirror])
-            if "finished" in message:
-                message["finished"]["run"] = task.folder
-                write_result(Path(here.folder), message["finished"])
-            mirror.push(patience=PATIENCE)
+            try:
+                if "finished" in message:
+                    message["finished"]["run"] = task.folder
+                    write_result(Path(here.folder), message["finished"])
+                mirror.push(patience=PATIENCE)
+            except RunError as error:
+                why = message.get("failed", "It came to its end.")
+                return {"failed": f"{why} {error}", "signal": message.get("signal")}
+            return message
     except UprightError as error:
         return {"failed": str(error), "signal": None}
-    return message
 
 
 @contextlib.contextmanager
@@ -263,7 +277,7 @@ def _own_folder() -> Iterator[Path]:
                 held = lock(left)
                 remove(left)
                 held.release()
-    with tempfile.TemporaryDirectory(prefix=OWN_FOLDER) as place:
+    with tempfile.TemporaryDirectory(prefix=OWN_FOLDER, ignore_cleanup_errors=True) as place:
         held = lock(Path(place))
         try:
             yield Path(place)

@@ -58,9 +58,9 @@ class Mirror:
 
     def _pull(self, name: str | None) -> None:
         self._there.invalidate_cache()
-        found = [f"{self._root}/{name}"] if name else []
+        found: list[str] = []
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet
-            found = found or self._there.find(self._root)
+            found = self._there.find(f"{self._root}/{name}" if name else self._root)
         for path in found:
             relative = PurePosixPath(path).relative_to(PurePosixPath(self._root))
             if ".." in relative.parts:

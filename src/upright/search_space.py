@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -158,7 +159,20 @@ def check_space(space: Space, config: Config) -> None:
             elif root == "munchausen" or root in KINDS:
                 _part(root, value, config)
             else:
-                Config.check(name, value)  # alone: what it is combined with is drawn, too
+                _check_value(name, value, space, config)
+
+
+def _check_value(name: str, value: Any, space: Space, config: Config) -> None:
+    """Refuse a value that can stand neither by itself nor beside any value of one other setting that is searched."""
+    try:
+        config.override(**{name: _as_setting(value)})
+    except SettingError:
+        for other, each in space.items():
+            for end in each.ends() if "." not in other and other != name else ():
+                with contextlib.suppress(SettingError):
+                    config.override(**{name: _as_setting(value), other: _as_setting(end)})
+                    return
+        raise
 
 
 def narrowed(space: Space, fixed: Iterable[str], config: Config) -> Space:
