@@ -29,8 +29,8 @@ from upright.seeds import Event, Failed, Finished, Records, Task, Warned, outcom
 from upright.sources import first_line, told
 from upright.storage import lock, remove
 
-# Seconds that a task waits for the one before it, whose node was lost, to let go of the seed. Ray ends a process whose
-# node it gave up after 60, and NFS lets go of a lock after 90.
+# Seconds that a task waits for the one before it, whose node was lost, to let go of the seed (Ray ends a process whose
+# node it gave up after 60, and NFS lets go of a lock after 90), or for the storage to take a seed that is trained.
 PATIENCE = 300.0
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_PULLS = 10.0
