@@ -183,7 +183,7 @@ class Disk:
 
         def opened(path: Any, mode: str = "r", *words: Any, **options: Any) -> Any:
             file = builtins.open(path, mode, *words, **options)
-            if "w" in mode:
+            if set(mode) & set("wx"):
                 write = file.write
 
                 def in_parts(content: bytes) -> int:
