@@ -54,7 +54,7 @@ class Mirror:
             except Exception as error:  # each kind of storage has its own
                 if time.monotonic() >= end:
                     raise RunError(f"{self.url} cannot be {done}: {first_line(error)}") from error
-                time.sleep(min(SECONDS_BETWEEN_TRIES, patience))
+                time.sleep(SECONDS_BETWEEN_TRIES)
 
     def _pull(self, name: str | None) -> None:
         self._there.invalidate_cache()

@@ -167,11 +167,11 @@ def _check_value(name: str, value: Any, space: Space, config: Config) -> None:
     try:
         config.override(**{name: _as_setting(value)})
     except SettingError:
-        for other, each in space.items():
-            for end in each.ends() if "." not in other and other != name else ():
-                with contextlib.suppress(SettingError):
-                    config.override(**{name: _as_setting(value), other: _as_setting(end)})
-                    return
+        others = [other for other in space if "." not in other and other != name]
+        for beside in [{other: _as_setting(end)} for other in others for end in space[other].ends()]:
+            with contextlib.suppress(SettingError):
+                config.override(**{name: _as_setting(value)}, **beside)
+                return
         raise
 
 
