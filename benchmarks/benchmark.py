@@ -29,7 +29,7 @@ from figures import holds, read
 from machine import one_thread_each, quietest_core
 from report import write_report
 
-from upright import storage
+from upright import files
 
 FOLDER = Path(__file__).parent
 MEASURED = ["src", "native", "benchmarks/contestants.py", "benchmarks/trainers.py", "benchmarks/trial.py"]
@@ -91,7 +91,7 @@ def keep(contestant: Contestant, result: dict[str, Any]) -> None:
     results = {each["seed"]: each for each in read(contestant) if each["settings"] == result["settings"]}
     results[result["seed"]] = result
     lines = [json.dumps(each, ensure_ascii=False) + "\n" for _, each in sorted(results.items())]
-    storage.write(contestant.path, "".join(lines).encode())
+    files.write(contestant.path, "".join(lines).encode())
 
 
 def commit() -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upright.presets import PRESETS
+from upright.settings.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "benchmark"
 

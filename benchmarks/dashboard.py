@@ -30,7 +30,7 @@ import httpx
 TRAIN = """
 import os, resource, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
-from upright.cli import main
+from upright.cli.main import main
 main(sys.argv[2:])
 children = resource.getrusage(resource.RUSAGE_CHILDREN)
 print("spent", time.process_time(), children.ru_utime + children.ru_stime)
@@ -188,7 +188,7 @@ def opening(rounds: int) -> None:
             run.mkdir(parents=True)
             (run / "metrics.jsonl").write_text("".join(lines))
         for _ in range(rounds):
-            command = [sys.executable, "-m", "upright.cli", "dashboard", place]
+            command = [sys.executable, "-m", "upright", "dashboard", place]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as browsers:
                 assert server.stdout is not None
                 link = next(word for word in server.stdout.readline().split() if word.startswith("http"))

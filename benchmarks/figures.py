@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from contestants import Contestant
 
-from upright.config import Config
-from upright.statistics import bootstrap_interval, interquartile_mean, wilson_interval
+from upright.comparison.statistics import bootstrap_interval, interquartile_mean, wilson_interval
+from upright.settings.config import Config
 
 
 @dataclass(frozen=True)

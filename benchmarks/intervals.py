@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from upright.statistics import (
+from upright.comparison.statistics import (
     POINTWISE_RESAMPLES,
     Statistic,
     bootstrap_interval,

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from peers import FILLED, ONE_IN
 
-from upright.config import Config, Prioritised
+from upright.loop import learn, train
 from upright.replay import PrioritisedReplay, ReplayMemory
-from upright.run import Run
-from upright.train import learn, train
+from upright.runs.run import Run
+from upright.settings.config import Config, Prioritised
 
 COMMAND = str(Path(sys.executable).with_name("upright"))
 OBSERVATION = 4  # entries in CartPole's

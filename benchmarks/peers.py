@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from upright.config import Config
+from upright.settings.config import Config
 
 Work = Callable[[int], None]
 

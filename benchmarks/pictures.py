@@ -10,9 +10,9 @@ import numpy as np
 from contestants import TASKS, Task
 from figures import Figures
 
-from upright.curves import OF_THRESHOLD, aligned, curve_of, line_of, save
-from upright.plot import pyplot
-from upright.statistics import sample_efficiency
+from upright.comparison.curves import OF_THRESHOLD, aligned, curve_of, line_of, save
+from upright.comparison.statistics import sample_efficiency
+from upright.views.plot import pyplot
 
 DRAWN = ("upright default", "stable-baselines3 DQN", "sb3-contrib QR-DQN", "sbx DQN", "tianshou DQN")
 # Where policies of the first steps return so little that the rest would be a line at the top.

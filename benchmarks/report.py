@@ -10,7 +10,7 @@ import numpy as np
 from contestants import TASKS, Task, contestants
 from figures import Figures, read
 
-from upright import storage
+from upright import files
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "RESULTS.md"
@@ -35,8 +35,8 @@ def write_report() -> None:
 
     figures = all_figures()
     draw_all(figures, FOLDER / "pictures")
-    storage.write(PAGE, page(figures).encode())
-    storage.write(README, with_summary(README.read_text(encoding="utf-8"), figures).encode())
+    files.write(PAGE, page(figures).encode())
+    files.write(README, with_summary(README.read_text(encoding="utf-8"), figures).encode())
 
 
 def page(figures: Sequence[Figures]) -> str:

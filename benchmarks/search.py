@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 from contestants import OUR_FIRST_SEED, TASKS
 from machine import one_thread_each
 
-from upright.config import FINAL_EPISODES, Config
-from upright.presets import PRESETS
-from upright.statistics import wilson_interval
+from upright.comparison.statistics import wilson_interval
+from upright.settings.config import FINAL_EPISODES, Config
+from upright.settings.presets import PRESETS
 
 RECORD = Path(__file__).parent / "results" / "search.jsonl"
 FIRST_SEED = 1_000
@@ -73,8 +73,8 @@ class Trial(NamedTuple):
 
 def run(trial: Trial) -> dict[str, Any]:
     """Train and judge it: a line of the record."""
-    from upright.run import Run
-    from upright.train import train
+    from upright.loop import train
+    from upright.runs.run import Run
 
     logging.getLogger("upright").setLevel(logging.ERROR)
     began = time.process_time()

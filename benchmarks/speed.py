@@ -38,8 +38,8 @@ from typing import Any
 
 from machine import describe, one_thread_each, quietest_core
 
-from upright.config import Config, QLearning
-from upright.presets import PRESETS
+from upright.settings.config import Config, QLearning
+from upright.settings.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 NOT_INSTALLED = "not installed: pip install 'upright[bench]'"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def upright(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:
     """Iterate upright's loop."""
-    from upright.config import Config
-    from upright.run import Run
-    from upright.train import train
+    from upright.loop import train
+    from upright.runs.run import Run
+    from upright.settings.config import Config
 
     watch.start()
     run = Run(env, Config.from_dict(settings), seed=seed)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from upright.config import FINAL_EPISODES
+from upright.settings.config import FINAL_EPISODES
 
 # Greedy actions [E] for observations [E, ...] and, where the environment tells one, masks of allowed actions [E, A].
 Policy = Callable[[Any, Any], Any]

@@ -6,8 +6,7 @@ python compose.py [--total-timesteps 30000]        takes about a minute on one c
 import argparse
 from dataclasses import replace
 
-from upright import Categorical, Config, Munchausen, Prioritised, Run, UprightError
-from upright.train import train
+from upright import Categorical, Config, Munchausen, Prioritised, Run, UprightError, train
 
 parser = argparse.ArgumentParser(description="Train Rainbow on CartPole-v1.")
 parser.add_argument("--total-timesteps", type=int, default=30_000)

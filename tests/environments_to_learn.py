@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from upright.envs import episode_seed
-from upright.evaluate import EVALUATION_INDEX
+from upright.environments.environment import episode_seed
+from upright.evaluation import EVALUATION_INDEX
 
 
 class Corridor(gymnasium.Env):

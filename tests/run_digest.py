@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from upright import storage
-from upright.presets import PRESETS
-from upright.run import Run
-from upright.train import train
+from upright import files
+from upright.loop import train
+from upright.runs.run import Run
+from upright.settings.presets import PRESETS
 
 LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
 TESTS = Path(__file__).parent
@@ -92,7 +92,7 @@ def environment() -> dict[str, str]:
 
 def start(*words: str, script: str | None = None, **options: Any) -> subprocess.Popen[str]:
     """The command line in a process and a session of its own; `script` runs instead, with the words as its own."""
-    what = ["-m", "upright.cli"] if script is None else ["-c", script]
+    what = ["-m", "upright"] if script is None else ["-c", script]
     return subprocess.Popen(
         [sys.executable, *what, *map(str, words)],
         stdout=subprocess.PIPE,
@@ -139,7 +139,7 @@ def checkpoints(folder: Path) -> list[int]:
 class Disk:
     """A disk beneath a folder that forgets what was not synced, and shows what would be left at each operation.
 
-    `watch` calls `at(number, what)` before every write, fsync, rename, mkdir and unlink of `upright.storage`, and in the
+    `watch` calls `at(number, what)` before every write, fsync, rename, mkdir and unlink of `upright.files`, and in the
     midst of every write; `leave` puts together what a crash then leaves.
     """
 
@@ -200,7 +200,7 @@ class Disk:
             for name in ("replace", "mkdir", "unlink", "rmdir"):
                 wrap(name)
             patch.setattr(os, "fsync", synced)
-            patch.setattr(storage, "open", opened, raising=False)
+            patch.setattr(files, "open", opened, raising=False)
             yield
 
     def leave(self, to: Path, how: str, chance: random.Random) -> None:

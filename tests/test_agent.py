@@ -16,12 +16,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import upright
-from environments import Image, Masked, Noisy, Scripted, Spaces
-from upright import storage
+from toy_environments import Image, Masked, Noisy, Scripted, Spaces
+from upright import files
 from upright.agent import Agent
-from upright.config import Config
 from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
-from upright.presets import PRESETS
+from upright.settings.config import Config
+from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)
 
@@ -164,15 +164,15 @@ def test_a_callable_that_no_file_can_name_has_to_be_given_again(tmp_path) -> Non
 def test_what_a_file_names_is_imported_only_when_the_file_is_trusted(tmp_path) -> None:
     folder = upright.DQN(Noisy, **TINY).save(tmp_path)
     path = folder / "policy.json"
-    description = storage.read_sealed(path)
-    assert description["env"] == "environments:Noisy"
-    storage.write_sealed(path, {**description, "env": "a_module_that_would_run:Noisy"})
+    description = files.read_sealed(path)
+    assert description["env"] == "toy_environments:Noisy"
+    files.write_sealed(path, {**description, "env": "a_module_that_would_run:Noisy"})
     with pytest.raises(
         EnvironmentFault, match=r"names 'a_module_that_would_run:Noisy', .* if you trust the file, say so"
     ):
         upright.load(folder).evaluate(2)
     assert upright.load(folder).evaluate(2, env=Noisy).returns.shape == (2,)
-    storage.write_sealed(path, description)
+    files.write_sealed(path, description)
     assert upright.load(folder, trust=True).evaluate(2).returns.shape == (2,)
     wrapped = upright.DQN("CartPole-v1", wrapper=("gymnasium.wrappers:FlattenObservation",), **TINY).save(tmp_path)
     with pytest.raises(EnvironmentFault, match="names 'gymnasium.wrappers:FlattenObservation'"):
@@ -209,15 +209,15 @@ def test_broken_policies_are_refused_in_one_sentence(cartpole: upright.DQN, tmp_
         shutil.copytree(whole, tmp_path / "broken")
         return tmp_path / "broken" / name
 
-    description = storage.read_sealed(whole / "policy.json")
+    description = files.read_sealed(whole / "policy.json")
     tensors = (whole / "policy.safetensors").read_bytes()
 
     def sealed(**changes: object) -> bytes:
-        storage.write_sealed(tmp_path / "sealed.json", {**description, **changes})
+        files.write_sealed(tmp_path / "sealed.json", {**description, **changes})
         return (tmp_path / "sealed.json").read_bytes()
 
     def named(parameters: bytes) -> dict[str, object]:
-        return {"parameters": {"size": len(parameters), "sha256": storage.digest(parameters)}}
+        return {"parameters": {"size": len(parameters), "sha256": files.digest(parameters)}}
 
     other = save({"other": np.zeros(1)})
     cases = [

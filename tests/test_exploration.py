@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from environments import Masked, Noisy
-from upright.config import Config
+from toy_environments import Masked, Noisy
+from upright.environments.vectors import Outcome
 from upright.exploration import LONGEST, Repeats
-from upright.run import Run
-from upright.train import train
-from upright.vectors import Outcome
+from upright.loop import train
+from upright.runs.run import Run
+from upright.settings.config import Config
 
 ENVIRONMENTS = 50
 SETTINGS = Config(total_timesteps=400, learning_starts=100, batch_size=8, net_arch=(8,), buffer_size=500)

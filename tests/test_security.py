@@ -32,14 +32,15 @@ import torch
 from safetensors.numpy import load, save
 
 import upright
-from environments import Masked
-from upright import presets, storage
-from upright.arguments import Evaluate, Resume, Sweep, Train, Watch
-from upright.cli import COMMANDS, main
-from upright.config import KINDS, Config
+from toy_environments import Masked
+from upright import files
+from upright.cli.arguments import Evaluate, Resume, Sweep, Train, Watch
+from upright.cli.main import COMMANDS, main
 from upright.errors import LONGEST_MESSAGE, RunError, SettingError, UprightError
-from upright.run import Run
-from upright.train import train
+from upright.loop import train
+from upright.runs.run import Run
+from upright.settings import presets
+from upright.settings.config import KINDS, Config
 
 torch.set_num_threads(1)
 
@@ -151,7 +152,7 @@ def reseal(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def replace_tensors(run: Path, content: bytes) -> None:
     """Other contents for the newest checkpoint's state, and its manifest made to fit."""
     (newest(run) / "state.safetensors").write_bytes(content)
-    named = {"size": len(content), "sha256": storage.digest(content)}
+    named = {"size": len(content), "sha256": files.digest(content)}
     reseal(newest(run) / "manifest.json", lambda value: value.update(state=named))
     for step in (run / "checkpoints").glob("[0-9]*"):
         if step != newest(run):
@@ -160,7 +161,7 @@ def replace_tensors(run: Path, content: bytes) -> None:
 
 def replace_parameters(policy: Path, content: bytes) -> None:
     (policy / "policy.safetensors").write_bytes(content)
-    named = {"size": len(content), "sha256": storage.digest(content)}
+    named = {"size": len(content), "sha256": files.digest(content)}
     reseal(policy / "policy.json", lambda value: value.update(parameters=named))
 
 
@@ -377,7 +378,7 @@ def test_a_file_starts_no_thousands_of_processes(plain: Path, tmp_path, capsys, 
     run = copied(plain, tmp_path / "experiment")
     for path in run.glob("checkpoints/*/manifest.json"):
         reseal(path, lambda value: value["config"].update(num_envs=4096, vectorization_mode="async"))
-    monkeypatch.setattr("upright.run.make_vector", lambda *words: pytest.fail("they were started"))
+    monkeypatch.setattr("upright.runs.run.make_vector", lambda *words: pytest.fail("they were started"))
     assert main(["resume", str(run)]) == 2
     assert "has 4,096 environments; if you trust its files to start so many, say so: --trust" in capsys.readouterr().err
 
@@ -640,7 +641,7 @@ def replace_rows(run: Path, change: Callable[[State], Any]) -> None:
         change(rows)
         content = save(rows)
         path.write_bytes(content)
-        each.update(size=len(content), sha256=storage.digest(content))
+        each.update(size=len(content), sha256=files.digest(content))
     reseal(newest(run) / "manifest.json", lambda value: value.update(segments=named))
 
 
@@ -794,7 +795,7 @@ def test_a_temporary_file_is_not_written_through_a_link(plain: Path, tmp_path, m
     folder = tmp_path / "policy"
     folder.mkdir()
     with monkeypatch.context() as guessed:
-        guessed.setattr(storage.secrets, "token_hex", lambda count: "guessed")
+        guessed.setattr(files.secrets, "token_hex", lambda count: "guessed")
         (folder / ".policy.json.guessed").symlink_to(victim)
         with pytest.raises(RunError, match="policy.json cannot be written: File exists"):
             upright.load(plain).save(folder)
@@ -841,7 +842,7 @@ def test_a_resumed_run_that_fails_at_step_0_is_not_removed(tmp_path, capsys, mon
     run.checkpoint()
     run.close()
     (tmp_path / "experiment/seed-0/notes.txt").write_text("mine")
-    monkeypatch.setattr("upright.train.exploration_rate", lambda *words: 1 / 0)
+    monkeypatch.setattr("upright.loop.exploration_rate", lambda *words: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["resume", "experiment/seed-0"])
     assert (tmp_path / "experiment/seed-0/notes.txt").read_text() == "mine"
@@ -850,7 +851,7 @@ def test_a_resumed_run_that_fails_at_step_0_is_not_removed(tmp_path, capsys, mon
 def test_what_is_no_file_is_refused_by_its_name(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe"):
-        for read in (storage.read, storage.read_json, storage.read_tensors, storage.size_and_digest):
+        for read in (files.read, files.read_json, files.read_tensors, files.size_and_digest):
             with bounded(), pytest.raises(RunError, match="is no file"):
                 read(tmp_path / name)
 
@@ -1012,7 +1013,7 @@ def spoil(run: Path, draw: random.Random) -> str:
         content = change_bytes(content, draw)
         what += "bytes"
     path.write_bytes(content)
-    named = {"size": len(content), "sha256": storage.digest(content)}
+    named = {"size": len(content), "sha256": files.digest(content)}
     if is_sealed and path.name == "policy.safetensors":
         reseal(policy / "policy.json", lambda value: value.update(parameters=named))
     elif is_sealed and path.name == "state.safetensors":
@@ -1143,8 +1144,8 @@ def test_any_command_line_gives_help_a_result_or_one_sentence(monkeypatch, capsy
     def stop(*words: Any, **named: Any) -> Any:
         raise Trained("It would train.")
 
-    monkeypatch.setattr("upright.run.Run.__init__", stop)
-    monkeypatch.setattr("upright.registry.inspect", stop)
+    monkeypatch.setattr("upright.runs.run.Run.__init__", stop)
+    monkeypatch.setattr("upright.environments.registry.inspect", stop)
     statuses: dict[Any, int] = {}
     for case in cases(60):
         words = some_words(random.Random(case))

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upright.agent import Agent, load
-    from upright.config import (
+    from upright.comparison.summary import summarise
+    from upright.dqn import DQN
+    from upright.environments.registry import inspect
+    from upright.environments.sources import make
+    from upright.errors import UprightError
+    from upright.evaluation import Evaluation
+    from upright.experiments.seeds import Failed, Finished, Reported, Warned
+    from upright.experiments.training import experiment
+    from upright.learners.torch import losses as losses
+    from upright.learners.torch.networks import Network as Network
+    from upright.loop import exploration_rate, train
+    from upright.replay import ReplayMemory
+    from upright.runs.metrics import Progress
+    from upright.runs.run import Run
+    from upright.settings.config import (
         Categorical,
         Config,
         ImplicitQuantile,
@@ -17,37 +31,47 @@ if TYPE_CHECKING:
         Quantile,
         Uniform,
     )
-    from upright.dqn import DQN
-    from upright.errors import UprightError
-    from upright.evaluate import Evaluation
-    from upright.presets import PRESETS
-    from upright.replay import ReplayMemory
-    from upright.run import Run
-    from upright.sources import make
+    from upright.settings.presets import PRESETS
+    from upright.views.plot import live
 
 __version__ = "0.1.0"
 
-# Imported at first use, so that `upright --help` waits for neither NumPy nor Gymnasium.
+# The module that defines each public name. It is imported at the name's first use, so that `upright --help` waits for
+# neither NumPy nor Gymnasium.
 _HOMES = {
     "Agent": "agent",
-    "Categorical": "config",
-    "Config": "config",
+    "Categorical": "settings.config",
+    "Config": "settings.config",
     "DQN": "dqn",
-    "Evaluation": "evaluate",
-    "ImplicitQuantile": "config",
-    "Munchausen": "config",
-    "PRESETS": "presets",
-    "Prioritised": "config",
-    "QLearning": "config",
-    "Quantile": "config",
+    "Evaluation": "evaluation",
+    "Failed": "experiments.seeds",
+    "Finished": "experiments.seeds",
+    "ImplicitQuantile": "settings.config",
+    "Munchausen": "settings.config",
+    "Network": "learners.torch.networks",
+    "PRESETS": "settings.presets",
+    "Prioritised": "settings.config",
+    "Progress": "runs.metrics",
+    "QLearning": "settings.config",
+    "Quantile": "settings.config",
     "ReplayMemory": "replay",
-    "Run": "run",
-    "Uniform": "config",
+    "Reported": "experiments.seeds",
+    "Run": "runs.run",
+    "Uniform": "settings.config",
     "UprightError": "errors",
+    "Warned": "experiments.seeds",
+    "exploration_rate": "loop",
+    "experiment": "experiments.training",
+    "inspect": "environments.registry",
+    "live": "views.plot",
     "load": "agent",
-    "make": "sources",
+    "losses": "learners.torch",
+    "make": "environments.sources",
+    "summarise": "comparison.summary",
+    "train": "loop",
 }
 
+# `Network` and `losses` are left out because they need PyTorch.
 __all__ = [
     "DQN",
     "PRESETS",
@@ -55,21 +79,39 @@ __all__ = [
     "Categorical",
     "Config",
     "Evaluation",
+    "Failed",
+    "Finished",
     "ImplicitQuantile",
     "Munchausen",
     "Prioritised",
+    "Progress",
     "QLearning",
     "Quantile",
     "ReplayMemory",
+    "Reported",
     "Run",
     "Uniform",
     "UprightError",
+    "Warned",
+    "experiment",
+    "exploration_rate",
+    "inspect",
+    "live",
     "load",
     "make",
+    "summarise",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'upright' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"upright.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"upright.{_HOMES[name]}")
+    value = importlib.import_module(f"upright.{_HOMES[name]}.{name}") if name == "losses" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +11,15 @@ import numpy as np
 from gymnasium import spaces
 
 import upright
-from upright import evaluate as evaluation
-from upright import storage
-from upright.config import Config
-from upright.errors import LONGEST_NAME, EnvironmentFault, RunError, UprightError
-from upright.learners import Learner, Problem, check_fit, make_learner, parameter_forms, why_engine
-from upright.sources import EnvironmentSource, portable_name
-from upright.spaces import Actions, Observations, from_dict, to_dict
+from upright import evaluation, files
+from upright.environments.sources import EnvironmentSource, portable_name
+from upright.environments.spaces import Actions, Observations, from_dict, to_dict
+from upright.environments.trust import allowed_source, named_environment
+from upright.errors import RunError, UprightError
+from upright.learners import Learner, make_learner, parameter_forms, why_engine
+from upright.learners.problem import Problem
+from upright.settings.config import Config
+from upright.state import check_fit
 
 POLICY_SCHEMA = 2
 PARAMETERS, NEXT_PARAMETERS = "policy.safetensors", "next.safetensors"
@@ -141,7 +142,7 @@ class Agent:
     def evaluate(
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
     ) -> evaluation.Evaluation:
-        """Greedy episodes on fresh environments (see `upright.evaluate.evaluate`)."""
+        """Greedy episodes on fresh environments (see `upright.evaluation.evaluate`)."""
         return evaluation.evaluate(self.greedy, self.where_to_act(env), self.config, episodes, seed, self.spaces)
 
     def where_to_act(self, env: EnvironmentSource | None = None) -> EnvironmentSource:
@@ -155,7 +156,7 @@ class Agent:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
         folder = Path(folder)
-        content = storage.tensors(self.learner.parameters())
+        content = files.tensors(self.learner.parameters())
         description = {
             "schema": POLICY_SCHEMA,
             "upright": upright.__version__,
@@ -164,24 +165,24 @@ class Agent:
             "action_space": to_dict(self.action_space),
             "own_network": self.has_own_network,
             "config": self.config.to_dict(),
-            "parameters": {"size": len(content), "sha256": storage.digest(content)},
+            "parameters": {"size": len(content), "sha256": files.digest(content)},
         }
         self._finish_save(folder)
         # The new parameters stand beside the old until policy.json names them: it never names what is not there.
-        storage.write(folder / NEXT_PARAMETERS, content)
-        storage.write_sealed(folder / "policy.json", description)
-        storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
+        files.write(folder / NEXT_PARAMETERS, content)
+        files.write_sealed(folder / "policy.json", description)
+        files.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
         return folder
 
     def _finish_save(self, folder: Path) -> None:
         """Put the parameters that policy.json names in their place, if a crash or a full disk left them beside it."""
         try:
-            named = storage.read_sealed(folder / "policy.json").get("parameters")
-            content = storage.read(folder / NEXT_PARAMETERS)
+            named = files.read_sealed(folder / "policy.json").get("parameters")
+            content = files.read(folder / NEXT_PARAMETERS)
         except RunError:
             return
-        if named == {"size": len(content), "sha256": storage.digest(content)}:
-            storage.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
+        if named == {"size": len(content), "sha256": files.digest(content)}:
+            files.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
 
     def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
         if mask is None:
@@ -190,62 +191,6 @@ class Agent:
         chosen = random.integers(mask.sum(axis=1))
         allowed: np.ndarray = (mask.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
         return allowed
-
-
-def allowed_source(
-    given: EnvironmentSource | None, named: EnvironmentSource | None, config: Config, trusted: bool
-) -> EnvironmentSource:
-    """The environment that the user gives, else the one that is named, by a file unless it is trusted.
-
-    Raises EnvironmentFault when there is none, or when a file that is not trusted would have a module imported, or
-    hands the environment a path or much else.
-    """
-    source = named if given is None else given
-    if source is None:
-        raise EnvironmentFault(
-            "This policy was trained on an environment made by a Python callable, which no file can name; "
-            "give it again: agent.evaluate(env=...), or --env module:Class."
-        )
-    names = [source] if given is None and isinstance(source, str) else []
-    foreign = [name for name in (*names, *config.wrapper) if ":" in name or "(" in name]
-    if trusted:
-        return source
-    if foreign:
-        raise EnvironmentFault(
-            f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
-            "if you trust the file, say so: --trust, or load(folder, trust=True)."
-        )
-    if given is not None and not isinstance(given, str):
-        return source  # the user's own code, which knows what it opens
-    paths = next(paths_in(config.env_kwargs), None)
-    if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
-        what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
-        raise EnvironmentFault(
-            f"This policy's file hands its environment {what} in env_kwargs; if you trust the file, say so: --trust, "
-            "or load(folder, trust=True)."
-        )
-    return source
-
-
-def paths_in(value: Any) -> Iterator[str]:
-    """The texts in an environment's arguments that could lead it to a file of its own choice."""
-    match value:
-        case str():
-            if value.startswith(".") or any(mark in value for mark in "/\\~"):
-                yield value
-        case Mapping():
-            for each in value.values():
-                yield from paths_in(each)
-        case list() | tuple():
-            for each in value:
-                yield from paths_in(each)
-
-
-def named_environment(value: Any) -> str | None:
-    """The environment's name as a file has it. Raises ValueError for what is no name."""
-    if value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME):
-        return value
-    raise ValueError("its env is no environment's name")
 
 
 def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -275,7 +220,7 @@ def load(
             raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
     if not (folder / "policy.json").exists():
         raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
-    description = storage.read_sealed(folder / "policy.json")
+    description = files.read_sealed(folder / "policy.json")
     if description.get("schema") != POLICY_SCHEMA:
         raise RunError(
             f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "
@@ -308,8 +253,8 @@ def _parameters(folder: Path, named: Any) -> dict[str, np.ndarray]:
     size = named.get("size") if isinstance(named, Mapping) else None
     for name in (PARAMETERS, NEXT_PARAMETERS):
         if (path := folder / name).exists() and path.stat().st_size == size:
-            content = storage.read(path)
-            if named == {"size": len(content), "sha256": storage.digest(content)}:
-                return storage.read_tensors(path, content)
+            content = files.read(path)
+            if named == {"size": len(content), "sha256": files.digest(content)}:
+                return files.read_tensors(path, content)
     what = "damaged: it is not the file that policy.json names" if (folder / PARAMETERS).exists() else "missing"
     raise RunError(f"{folder / PARAMETERS} is {what}.")

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from upright.config import Config
+from upright.environments.sources import EnvironmentSource
 from upright.errors import Diverged, RunError, SettingError
-from upright.evaluate import Evaluation
-from upright.folders import seed_folder
-from upright.presets import preset as find_preset
-from upright.run import Run
-from upright.sources import EnvironmentSource, logger
-from upright.terminal import Terminal
-from upright.train import train
+from upright.evaluation import Evaluation
+from upright.loop import train
+from upright.messages import logger
+from upright.runs.folders import seed_folder
+from upright.runs.run import Run
+from upright.settings.config import Config
+from upright.settings.presets import preset as find_preset
+from upright.views.terminal import Terminal
 
 
 class DQN:
@@ -61,14 +62,14 @@ class DQN:
     def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
         """Train for that many steps, or for the setting's; called again, for as many more.
 
-        progress_bar: show a panel in the terminal · plot: draw it meanwhile, as `upright.plot.live` does
+        progress_bar: show a panel in the terminal · plot: draw it meanwhile, as `upright.views.plot.live` does
         """
         more = self.config.total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
         self.run.stopping = False  # a stop that was asked for ended the last call, not this one
         reports = train(self.run)
         if plot:
-            from upright.plot import live
+            from upright.views.plot import live
 
             reports = live(reports, self.run.name)
         terminal = None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from upright.checked import check_counts
+from upright.state import check_counts
 
 if TYPE_CHECKING:
-    from upright.vectors import Outcome
+    from upright.environments.vectors import Outcome
 
 LONGEST = 10_000  # steps; Dabney 2021, section 4
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from upright.config import FINAL_EPISODES
 from upright.errors import Diverged, RunError, UprightError
-from upright.evaluate import Evaluation
-from upright.metrics import Sink
-from upright.run import Run
-from upright.train import train
+from upright.evaluation import Evaluation
+from upright.loop import train
+from upright.runs.metrics import Sink
+from upright.runs.run import Run
+from upright.settings.config import FINAL_EPISODES
 
 
 class Ended(NamedTuple):

@@ -13,8 +13,8 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np  # noqa: E402
 
 from run_digest import TINY, digests  # noqa: E402
-from upright.run import Run  # noqa: E402
-from upright.train import train  # noqa: E402
+from upright.loop import train  # noqa: E402
+from upright.runs.run import Run  # noqa: E402
 
 ASKED = [[0.0, 0.0, 0.0, 0.0], [0.5, -1.0, 0.05, 1.0]]
 

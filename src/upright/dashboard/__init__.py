@@ -8,5 +8,5 @@ guard.py        who may ask at all · app.py    the pages, and what they may ask
 server.py       the socket that all is served from · beside.py    a dashboard with a run
 static/         HTML, CSS, JavaScript modules and uPlot, as the browser gets them: there is no build step
 
-It reads what runs write and takes no lock. It writes nothing but the requests of `upright.control`.
+It reads what runs write and takes no lock. It writes nothing but the requests of `upright.runs.control`.
 """

@@ -15,12 +15,12 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 import upright
-from upright import control
 from upright.dashboard.catalogue import Catalogue, FoundRun
 from upright.dashboard.following import Columns
 from upright.dashboard.playing import Wish
 from upright.dashboard.sampling import downsample, within
 from upright.errors import RunError
+from upright.runs import control
 
 FRESH = 0.5  # seconds for which a look at the files is good enough
 READ_AT_ONCE = 12 * 2**20  # bytes of metrics that one question may have read in full; of more, a sample is shown first

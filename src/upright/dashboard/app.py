@@ -20,12 +20,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from upright import control
 from upright.dashboard.answers import Answers
 from upright.dashboard.episodes import Episodes
 from upright.dashboard.guard import Guard
 from upright.dashboard.streams import Streams
 from upright.errors import UprightError
+from upright.runs import control
 
 MOST_RUNS_AT_ONCE = 200
 MOST_BODY = 4_096  # bytes

@@ -27,7 +27,7 @@ def if_asked(asked: bool, folder: Path, trust: bool, console: Any) -> contextlib
     """The dashboard while a run trains, if it was asked for; its link is said even with --quiet."""
     if not asked:
         return contextlib.nullcontext()
-    from upright.terminal import print_plainly
+    from upright.views.terminal import print_plainly
 
     check_installed()
     return dashboard(folder, trust, functools.partial(print_plainly, console))

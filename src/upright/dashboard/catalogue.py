@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from upright import storage
-from upright.checkpoint import Checkpoints
-from upright.control import MARKER
+from upright import files
 from upright.dashboard.following import MetricsFile
 from upright.errors import RunError
+from upright.runs.checkpoint import Checkpoints
+from upright.runs.control import MARKER
 
 DEEPEST = 5  # levels of folders below the one that is served
 MOST_FOLDERS, MOST_RUNS = 20_000, 5_000
@@ -135,7 +135,7 @@ class FoundRun:
         if not os.path.lexists(path):
             return "stopped"
         try:
-            marker = storage.read_json(path)
+            marker = files.read_json(path)
         except (RunError, OSError):
             return "stale"
         pid, host = marker.get("pid"), marker.get("host")
@@ -221,7 +221,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         if path.lstat().st_size > LARGEST_DESCRIPTION:
             return {}
-        return storage.read_json(path)
+        return files.read_json(path)
     except (RunError, OSError):
         return {}
 

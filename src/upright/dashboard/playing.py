@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from upright.agent import Agent
-    from upright.envs import Environment
-    from upright.sources import EnvironmentSource
+    from upright.environments.environment import Environment
+    from upright.environments.sources import EnvironmentSource
 
 MOST_STEPS = 2_000  # of an episode that are shown
 MOST_BYTES = 192 * 2**20  # of its pictures
@@ -62,8 +62,8 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 
     The episode is that of the same number in `upright evaluate` with seed 0. Raises UprightError.
     """
-    from upright.envs import EVALUATION_INDEX, make_environment
-    from upright.evaluate import begin, check_spaces
+    from upright.environments.environment import EVALUATION_INDEX, make_environment
+    from upright.evaluation import begin, check_spaces
 
     agent, source, step = _agent(wish)
     network, why = _network(agent), ""
@@ -126,10 +126,11 @@ def _episode(
 
 def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     """The policy of that moment, its environment, and the step that it is of, where its file says so."""
-    from upright.agent import Agent, allowed_source, load, named_environment
-    from upright.checkpoint import Checkpoints
-    from upright.config import Config
-    from upright.envs import EVALUATION_INDEX, make_environment
+    from upright.agent import Agent, load
+    from upright.environments.environment import EVALUATION_INDEX, make_environment
+    from upright.environments.trust import allowed_source, named_environment
+    from upright.runs.checkpoint import Checkpoints
+    from upright.settings.config import Config
 
     if not wish.moment.startswith("step-"):
         policy = load(wish.folder / wish.moment, device="cpu", trust=wish.trust)
@@ -163,13 +164,13 @@ def _network(agent: Agent) -> Any:
 
     Q-values come from the learner, whichever its engine, so that PyTorch is only loaded where it is needed.
     """
-    from upright.config import QLearning
+    from upright.settings.config import QLearning
 
     if isinstance(agent.config.loss, QLearning) or agent.has_own_network:
         return None
     import torch
 
-    from upright.networks import Network
+    from upright.learners.torch.networks import Network
 
     network = Network(agent.config, agent.observations.shape, agent.observations.is_image, agent.actions.n)
     parameters = agent.learner.parameters()
@@ -181,8 +182,8 @@ def _output(agent: Agent, network: Any, obs: np.ndarray) -> np.ndarray:
     """What the network says of the return's distribution, `[A, N]`: logits of atoms, or quantiles."""
     import torch
 
-    from upright.config import ImplicitQuantile
-    from upright.losses import midpoints
+    from upright.learners.torch.losses import midpoints
+    from upright.settings.config import ImplicitQuantile
 
     loss = agent.config.loss
     with torch.inference_mode():
@@ -199,7 +200,7 @@ def _output(agent: Agent, network: Any, obs: np.ndarray) -> np.ndarray:
 
 def _histograms(agent: Agent, outputs: list[np.ndarray | None]) -> dict[str, Any] | None:
     """Each step's distribution over the same bins: probabilities `[T][A][bins]` between `edges`."""
-    from upright.config import Categorical
+    from upright.settings.config import Categorical
 
     if not outputs or outputs[0] is None:
         return None
@@ -344,8 +345,8 @@ def _work(connection: Connection) -> None:
     import PIL.Image  # noqa: F401
 
     import upright.agent
-    import upright.envs
-    import upright.evaluate  # noqa: F401 - loaded by the time that somebody presses play
+    import upright.environments.environment
+    import upright.evaluation  # noqa: F401 - loaded by the time that somebody presses play
 
     sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
     while True:

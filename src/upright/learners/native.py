@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from upright import _native
-from upright.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
 from upright.errors import Diverged, UprightError
-from upright.generators import generator_state, noise_generator, set_generator_state
-from upright.initialisation import initial_parameters, outputs_per_action, parameter_shapes
-from upright.learners import Problem, check_fit, moments
+from upright.learners.contract import moments
+from upright.learners.initialisation import initial_parameters, outputs_per_action, parameter_shapes
+from upright.learners.problem import Problem
 from upright.replay import Batch, Transition
+from upright.settings.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
+from upright.state import check_fit, generator_state, noise_generator, set_generator_state
 
 MULTIPLE = 16
 # What C++ calls the moments of PyTorch's names: the first is the gradient's, the second its square's.

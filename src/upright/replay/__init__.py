@@ -2,16 +2,7 @@
 
 from upright.replay.nstep import NStep
 from upright.replay.prioritised import PrioritisedReplay, SumTree
-from upright.replay.ring import (
-    Batch,
-    Columns,
-    ReplayMemory,
-    Transition,
-    bytes_needed,
-    check_memory,
-    columns_for,
-    in_gib,
-)
+from upright.replay.ring import Batch, Columns, ReplayMemory, Transition, bytes_needed, check_memory, columns_for
 
 __all__ = [
     "Batch",
@@ -24,5 +15,4 @@ __all__ = [
     "bytes_needed",
     "check_memory",
     "columns_for",
-    "in_gib",
 ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from upright.checked import check_counts
 from upright.replay.ring import Transition
+from upright.state import check_counts
 
 if TYPE_CHECKING:
-    from upright.vectors import Outcome
+    from upright.environments.vectors import Outcome
 
 
 class NStep:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from upright.config import Prioritised
 from upright.errors import Diverged
 from upright.replay.ring import Batch, Columns, ReplayMemory
+from upright.settings.config import Prioritised
 
 BLOCK = 64
 

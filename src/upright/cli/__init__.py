@@ -1,0 +1,1 @@
+"""The `upright` command: its words, and what each command does."""

@@ -1,0 +1,157 @@
+"""`upright tune`: what it searches, what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from upright import files
+from upright.cli.arguments import Tune
+from upright.cli.experiments import seeds_of
+from upright.dashboard import beside
+from upright.errors import RunError, SettingError
+from upright.experiments.cluster import connected
+from upright.experiments.pool import train_in_processes
+from upright.experiments.search_space import SPACE, check_space, narrowed, read_space
+from upright.experiments.seeds import Event, Reported, Task, Warned
+from upright.experiments.training import take_finished, train_tasks
+from upright.experiments.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
+from upright.result import signals
+from upright.runs.folders import numbered_folders
+from upright.views.terminal import console_on, print_plainly, printed
+
+NOTHING_FINISHED = 1
+EVALUATIONS = 10  # of a trial, where --eval-freq does not say how often
+
+
+def tune(arguments: Tune) -> int:
+    """Search for settings, and say what came of it and how to judge it."""
+    study = _study(arguments)
+    console = console_on(sys.stderr if arguments.json else sys.stdout)
+    stop = None
+    warned: set[str] = set()
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            print_plainly(console, text)
+
+    with printed(None, quiet=True):
+        study.plan(study.config, "trial")  # raises what every trial would raise, before a dashboard starts
+    shown = beside.if_asked(arguments.dashboard, study.folder / "trial", False, console)
+    with printed(None, quiet=True), shown:  # what a run says as it is made, its seeds' processes say
+        say(
+            f"Searching {len(study.space)} settings for {study.env}: {arguments.trials:,} trials of "
+            f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
+        )
+
+        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, tasks))
+        received: list[int] = []
+        status = None if arguments.quiet or not console.is_terminal else console.status("")
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(signals(received))
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # which is no place for what Ray says
+                if arguments.cluster is not None:
+                    stack.enter_context(connected(arguments.cluster))  # for all trials
+                stack.enter_context(contextlib.closing(trials))
+                stack.enter_context(status or contextlib.nullcontext())
+                number = 0
+                for event in trials:
+                    match event:
+                        case Began(number=number, drawn=drawn):
+                            say(f"trial {number}: {_settings(drawn)}")
+                        case Ended(score=None, why=why):
+                            say(f"trial {number} {why}")
+                        case Ended(score=float(score)):
+                            say(f"trial {number} came to {score:.4g}")
+                        case Warned(text=text) if text not in warned:
+                            warned.add(text)
+                            say(text)
+                        case Reported(task=task, step=step) if status is not None:
+                            status.update(f"trial {number}, {Path(task.folder).name}: step {step:,}")
+        except KeyboardInterrupt:
+            stop = received[0]
+            say("Stopped; the same command goes on.")
+        best = _best(study.folder)
+        command = _command(arguments, study)
+        if best is None:
+            say("No trial has come to its end.")
+        else:
+            summary = best["summary"]["interquartile_mean"]
+            came_to = "{:.4g} [{:.4g}, {:.4g}]".format(summary["value"], *summary["interval"])
+            say(f"Best: trial {best['trial']}, {came_to}: {_settings(best['drawn'])}")
+            say(
+                f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, "
+                "on which it was chosen: it flatters, the more the more trials there were. To judge these settings, "
+                "train fresh seeds:"
+            )
+            say(f"  {command}")
+    if arguments.json:
+        print(json.dumps({"env": study.env, "study": str(study.folder), "best": best, "command": best and command}))
+    return 128 + stop if stop is not None else NOTHING_FINISHED if best is None else 0
+
+
+def _study(arguments: Tune) -> Study:
+    if arguments.trials < 1:
+        raise SettingError(f"trials is {arguments.trials}, but it has to be 1 or more.")
+    seeds = tuple(seeds_of(arguments))
+    # Raises what does not combine.
+    next(train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None)
+    config = arguments.config
+    if config.eval_freq == 0:
+        config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
+    space = SPACE
+    if arguments.space is not None:
+        space = read_space(arguments.space)
+        check_space(space, config)
+    space = narrowed(space, arguments.given, config)
+    if not space:
+        raise SettingError("There is nothing left to search: every setting of the space is given.")
+    about = describe_study(arguments.env, config, space, seeds)
+    folder = arguments.out or next(
+        each
+        for each in numbered_folders(Path("runs"), arguments.env, "tune")
+        if not each.exists() or is_same_study(each, about)
+    )
+    elsewhere = arguments.cluster is not None
+    folder = folder.absolute() if elsewhere else folder
+    return Study(arguments.env, config, space, seeds, folder, elsewhere, arguments.tensorboard)
+
+
+def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
+    """Train a trial's seeds; unless something else is asked for all at once, also on fewer cores, to prune it early."""
+    if arguments.jobs is not None or arguments.cluster is not None:
+        yield from train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url)
+        return
+    missing = yield from take_finished(tasks)
+    yield from train_in_processes(missing, len(missing))
+
+
+def _best(folder: Path) -> dict[str, Any] | None:
+    try:
+        return files.read_json(folder / "best.json")
+    except RunError:
+        return None
+
+
+def _command(arguments: Tune, study: Study) -> str:
+    """What trains the best settings on seeds that the study has not seen."""
+    first = max(FRESH, study.seeds[-1] + 1)
+    words = ["upright", "train", study.env, "--config", str(study.folder / "best.json"), "--seeds", "20"]
+    words += ["--seed", str(first)]
+    if study.config.wrapper:  # a file's word is not taken for what imports a module
+        words += ["--wrapper", *study.config.wrapper]
+    if study.config.env_kwargs:
+        words += ["--env-kwargs", *(f"{key}={json.dumps(value)}" for key, value in study.config.env_kwargs.items())]
+    return shlex.join(words)
+
+
+def _settings(drawn: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in drawn.items()
+    )

@@ -1,0 +1,1 @@
+"""From an id, a class or a callable to environments as the learner sees them."""

@@ -1,0 +1,217 @@
+"""One environment as the learner sees it. The only home of episode seeds.
+
+`Environment` wraps what `upright.make` made: encoded observations out, numbered actions in, every episode with a seed
+of its own, and every fault named where it happens. So an episode is a function of its seed and its actions, and can be
+taken again.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import numbers
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from upright.environments.sources import EnvironmentSource, describe, make
+from upright.environments.spaces import Actions, Observations
+from upright.errors import EnvironmentFault
+from upright.messages import first_line
+from upright.settings.config import Config
+
+# Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
+EVALUATION_INDEX = 2**32 - 1
+FLAGS = (bool, np.bool_)
+
+
+def episode_seed(run_seed: int, index: int, episode: int) -> int:
+    """The seed of one episode of one environment of one run: 32 bits, from NumPy's hash of the three."""
+    return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
+
+
+@dataclass
+class Playing:
+    """The episode that an environment is in the midst of: its number, and the actions taken since its beginning."""
+
+    episode: int
+    actions: list[int] = field(default_factory=list)
+
+
+class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
+    """One environment with encoded observations, numbered actions, seeded episodes and named faults.
+
+    reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`. Observations are
+    `Observations.encode`d, actions are numbers 0 … n−1, and info holds nothing but "action_mask" (bool `[n]`), if
+    the environment has masks. Every fault is an EnvironmentFault that names environment, episode, step and field.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        run_seed: int,
+        index: int,
+        first_episode: int = 0,
+        stretch: bool = False,
+    ) -> None:
+        super().__init__(env)
+        self.name, self.run_seed, self.index = name, run_seed, index
+        self.observations = Observations(env.observation_space, stretch)
+        self.actions = Actions(env.action_space)
+        self.observation_space = (
+            spaces.Box(0, 255, self.observations.shape, np.uint8)
+            if self.observations.dtype == np.uint8
+            else spaces.Box(-np.inf, np.inf, self.observations.shape, np.float32)
+        )
+        self.action_space: spaces.Space[Any] = spaces.Discrete(self.actions.n)
+        self.episode = first_episode - 1
+        self.episode_step = 0
+        self.has_masks: bool | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the next episode, with its own seed unless another is given."""
+        self.episode += 1
+        self.episode_step = 0
+        if seed is None:
+            seed = episode_seed(self.run_seed, self.index, self.episode)
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(f"reset() raised {type(error).__name__}: {first_line(error)}") from error
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise self._fault(f"reset() returned {_shape_of(result)}, not (observation, info)")
+        observation, info = result
+        if self.has_masks is None:
+            self.has_masks = isinstance(info, dict) and "action_mask" in info
+        return self._encode(observation), self._masks(info, ended=False)
+
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take the action with this number."""
+        self.episode_step += 1
+        try:
+            result = self.env.step(self.actions.decode(int(action)))
+        except Exception as error:
+            raise self._fault(f"step() raised {type(error).__name__}: {first_line(error)}") from error
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise self._fault(
+                f"step() returned {_shape_of(result)}, not (observation, reward, terminated, truncated, info)"
+            )
+        observation, reward, terminated, truncated, info = result
+        if type(reward) is not float:
+            reward = self._number(reward)
+        if not math.isfinite(reward):
+            raise self._fault(f"the reward is {reward}")
+        if not isinstance(terminated, FLAGS):
+            raise self._fault(f"terminated is {terminated!r}, not True or False")
+        if not isinstance(truncated, FLAGS):
+            raise self._fault(f"truncated is {truncated!r}, not True or False")
+        return (
+            self._encode(observation),
+            reward,
+            bool(terminated),
+            bool(truncated),
+            self._masks(info, ended=bool(terminated or truncated)),
+        )
+
+    def retake(self, playing: Sequence[Playing]) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Begin the index-th of these episodes and take its actions again: the observation and mask that this led to.
+
+        None where it ended or failed before, which shows that the environment does not repeat itself.
+        """
+        mine = playing[self.index]
+        try:
+            self.episode = mine.episode - 1
+            observation, info = self.reset()
+            for action in mine.actions:
+                observation, _, terminated, truncated, info = self.step(action)
+                if terminated or truncated:
+                    return None
+        except EnvironmentFault:
+            if not mine.actions:  # an episode that is new was not taken before
+                raise
+            return None
+        return observation, info.get("action_mask")
+
+    def _encode(self, observation: Any) -> np.ndarray:
+        try:
+            return self.observations.encode(observation)
+        except (ValueError, TypeError) as error:
+            raise self._fault(str(error)) from error
+
+    def _number(self, reward: Any) -> float:
+        if isinstance(reward, np.ndarray) and reward.size == 1:
+            reward = reward.item()
+        if not isinstance(reward, (numbers.Real, np.bool_)):
+            raise self._fault(f"the reward is {reward!r}, not a number")
+        return float(reward)
+
+    def _masks(self, info: Any, ended: bool) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            raise self._fault(f"info is {info!r}, not a dict")
+        if not self.has_masks:
+            return {}
+        if "action_mask" not in info:
+            raise self._fault("info has no 'action_mask', though it had one at the first reset")
+        try:
+            mask = self.actions.mask(info["action_mask"])
+        except (ValueError, TypeError) as error:
+            raise self._fault(str(error)) from error
+        if not mask.any():
+            if not ended:
+                raise self._fault("info['action_mask'] forbids every action")
+            mask[:] = True  # no action follows the end, so no choice is lost, and no maximum is over nothing
+        return {"action_mask": mask}
+
+    def _fault(self, what: str) -> EnvironmentFault:
+        place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
+        return EnvironmentFault(
+            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; mend the environment."
+        )
+
+
+def _shape_of(result: Any) -> str:
+    return f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+
+
+def make_environment(
+    source: EnvironmentSource,
+    config: Config,
+    run_seed: int,
+    index: int,
+    first_episode: int = 0,
+    render_mode: str | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Environment:
+    """The index-th environment of a run, whose first reset begins the episode of that number.
+
+    notify: told what its user should know (see `upright.make`); of a run's environments only the first's is
+    """
+    # A worker is known by the name that Gymnasium gives it: the process that trains also makes an environment by this
+    # function, for its spaces.
+    if multiprocessing.current_process().name.startswith("Worker<"):
+        # It leaves Ctrl-C to the process that trains, which closes its workers, and ends when that is gone.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
+    env = make(source, config, render_mode, notify)
+    return Environment(env, describe(source), run_seed, index, first_episode, config.stretch_observations)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent was killed, which closes no pipe that another worker holds a copy of."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

@@ -1,0 +1,76 @@
+"""Gymnasium's registry with a verdict on each environment: trains, trains with --discretize, or why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from upright.environments.sources import make, successor
+from upright.environments.spaces import Actions, Observations, suggested_bins, undiscretizable
+from upright.errors import UprightError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One id: its spaces as text, Gymnasium's reward threshold, and the verdict.
+
+    verdict: "trains", "trains with --discretize N", or a sentence that says why not; and who succeeds the id
+    """
+
+    id: str
+    observation: str
+    action: str
+    threshold: float | None
+    verdict: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether `upright train` can be given this id, with --discretize if the verdict says so."""
+        return self.verdict.startswith("trains")
+
+
+def inspect(name: str) -> Entry:
+    """Make the environment and look at it; an id that cannot be made says so in its verdict."""
+    spec = gymnasium.registry.get(name)
+    threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
+    newest = successor(name)
+    try:
+        env = make(name, notify=lambda _: None)
+    except UprightError as error:
+        heir = f" {newest} succeeds it." if newest is not None and newest not in str(error) else ""
+        return Entry(name, "", "", threshold, f"{error}{heir}")
+    try:
+        verdict = _verdict(env) + (f" ({newest} succeeds it)" if newest is not None else "")
+        return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, verdict)
+    finally:
+        env.close()
+
+
+def registered(filter: str = "") -> list[str]:
+    """All ids that contain the text, in alphabetical order."""
+    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower())
+
+
+def _verdict(env: gymnasium.Env[Any, Any]) -> str:
+    try:
+        Observations(env.observation_space)
+        if isinstance(env.action_space, spaces.Box) and undiscretizable(env.action_space) is None:
+            return f"trains with --discretize {suggested_bins(env.action_space)}"
+        Actions(env.action_space)
+    except UprightError as error:
+        return str(error)
+    return "trains"
+
+
+def _short(space: spaces.Space[Any]) -> str:
+    match space:
+        case spaces.Box():
+            return f"Box{list(space.shape)} {space.dtype}"
+        case spaces.Dict():
+            return "Dict(" + ", ".join(f"{key}: {_short(inner)}" for key, inner in space.spaces.items()) + ")"
+        case spaces.Tuple():
+            return "Tuple(" + ", ".join(_short(inner) for inner in space.spaces) + ")"
+    return str(space)

@@ -1,0 +1,93 @@
+"""What a file that somebody else may have written can ask for: no module is imported for it, and no file opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from upright.environments.sources import EnvironmentSource
+from upright.errors import LONGEST_NAME, EnvironmentFault, SettingError
+from upright.settings.config import Config
+
+LARGEST_ARGUMENTS = 10_000  # characters of JSON that a file that is not trusted may hand to an environment
+
+
+def allowed_source(
+    given: EnvironmentSource | None, named: EnvironmentSource | None, config: Config, trusted: bool
+) -> EnvironmentSource:
+    """The environment that the user gives, else the one that is named, by a file unless it is trusted.
+
+    Raises EnvironmentFault when there is none, or when a file that is not trusted would have a module imported, or
+    hands the environment a path or much else.
+    """
+    source = named if given is None else given
+    if source is None:
+        raise EnvironmentFault(
+            "This policy was trained on an environment made by a Python callable, which no file can name; "
+            "give it again: agent.evaluate(env=...), or --env module:Class."
+        )
+    names = [source] if given is None and isinstance(source, str) else []
+    foreign = [name for name in (*names, *config.wrapper) if _runs_code(name)]
+    if trusted:
+        return source
+    if foreign:
+        raise EnvironmentFault(
+            f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
+            "if you trust the file, say so: --trust, or load(folder, trust=True)."
+        )
+    if given is not None and not isinstance(given, str):
+        return source  # the user's own code, which knows what it opens
+    paths = next(paths_in(config.env_kwargs), None)
+    if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
+        what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
+        raise EnvironmentFault(
+            f"This policy's file hands its environment {what} in env_kwargs; if you trust the file, say so: --trust, "
+            "or load(folder, trust=True)."
+        )
+    return source
+
+
+def check_settings_file(path: Path, config: Config, given: Collection[str]) -> None:
+    """Raise SettingError where a file's settings would have a module imported, or hand the environment a path.
+
+    given: the settings that the user gives besides the file, which need no trust
+    """
+    foreign = [name for name in config.wrapper if _runs_code(name)]
+    if foreign and "wrapper" not in given:
+        raise SettingError(
+            f"{path} names the wrapper {foreign[0]!r}, and to use it is to run the code of that module; if you trust "
+            "it, give it yourself, with --wrapper."
+        )
+    found = next(paths_in(config.env_kwargs), None)
+    if found is not None and "env_kwargs" not in given:
+        raise SettingError(
+            f"{path} hands the environment the path {found!r}; if you trust it, give it yourself, with --env-kwargs."
+        )
+
+
+def _runs_code(name: str) -> bool:
+    """True if to make an environment or a wrapper of that name imports a module, or calls with arguments."""
+    return ":" in name or "(" in name
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """The texts in an environment's arguments that could lead it to a file of its own choice."""
+    match value:
+        case str():
+            if value.startswith(".") or any(mark in value for mark in "/\\~"):
+                yield value
+        case Mapping():
+            for each in value.values():
+                yield from paths_in(each)
+        case list() | tuple():
+            for each in value:
+                yield from paths_in(each)
+
+
+def named_environment(value: Any) -> str | None:
+    """The environment's name as a file has it. Raises ValueError for what is no name."""
+    if value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME):
+        return value
+    raise ValueError("its env is no environment's name")

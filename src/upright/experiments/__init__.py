@@ -1,0 +1,1 @@
+"""One configuration over several seeds, grids and searches of configurations: how they are trained."""

@@ -1,0 +1,178 @@
+"""One seed of an experiment, trained from wherever it stands to its result, and what is heard of it meanwhile.
+
+A `Task` is plain values, so that any process, here or elsewhere, can be handed one; `train_seed` does it. Whoever hands
+tasks out (`upright.experiments.pool`, `upright.experiments.cluster`) yields events.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upright import files
+from upright.errors import FolderInUse, RunError, UprightError
+from upright.messages import first_line
+from upright.result import Ended, train_to_result
+from upright.runs.folders import clear_unbegun, has_checkpoint, is_same, is_taken
+from upright.runs.metrics import Sink, TensorBoard
+from upright.runs.run import Run
+from upright.settings.checked import is_number
+from upright.settings.config import Config
+
+SECONDS_BETWEEN_TRIES = 1.0  # to take up a seed that another process holds
+
+
+@dataclass(frozen=True)
+class Task:
+    """A seed to be trained: values that JSON holds, so that any process can do it.
+
+    env: a Gymnasium id, "module:Id" or "module:Class" · config: what `Config.to_dict` gives
+    folder: the run's, runs/<env>/<experiment>/seed-<seed> · preset: where the settings started from, for the result
+    """
+
+    env: str
+    config: Mapping[str, Any]
+    seed: int
+    folder: str
+    preset: str | None = None
+    tensorboard: bool = False
+
+    @property
+    def cores(self) -> int:
+        """The cores that it keeps busy: one, or as many as it has workers of its own."""
+        return int(self.config["num_envs"]) if self.config["vectorization_mode"] == "async" else 1
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A record of a seed that trains: metrics by SB3's tag, as metrics.jsonl has them."""
+
+    task: Task
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Warned:
+    """What the user of a seed should know."""
+
+    task: Task
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A seed's result, as result.json has it."""
+
+    task: Task
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a seed has no result, in one sentence."""
+
+    task: Task
+    reason: str
+
+
+Event = Reported | Warned | Finished | Failed
+
+
+def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
+    """Train a seed to its result, from its newest checkpoint if it has one; a result that is there is taken as it is.
+
+    SIGTERM or SIGINT stops it with a checkpoint and without an evaluation. Raises UprightError, and FolderInUse where
+    another process trains this seed.
+    """
+    config = Config.from_dict(task.config)
+    found = finished(task)
+    if found is not None:
+        return Ended(found, None, None)
+    began, folder = time.perf_counter(), Path(task.folder)
+    sinks = [TensorBoard(folder / "tensorboard"), *sinks] if task.tensorboard else sinks
+    if has_checkpoint(folder):
+        run = Run.open(folder, source=task.env, config=config)
+        if run.seed != task.seed:
+            run.close()
+            raise RunError(f"{folder} holds the run of another seed, {run.seed}; choose another folder (--out).")
+    else:
+        if is_taken(folder):
+            clear_unbegun(folder)
+        run = Run(task.env, config, task.seed, folder)
+    return train_to_result(run, began, task.preset, sinks, hasty=False)
+
+
+def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """What comes of a task, as JSON: {"finished": result}, or {"failed": why, "signal": the number or None}.
+
+    patience: seconds to wait for another process that trains this seed
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            ended = train_seed(task, sinks)
+        except FolderInUse as error:
+            if time.monotonic() < end:
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
+            return {"failed": str(error), "signal": None}
+        except UprightError as error:
+            return {"failed": str(error), "signal": None}
+        except Exception as error:
+            traceback.print_exc()
+            return {"failed": f"{type(error).__name__}: {first_line(error)}", "signal": None}
+        if ended.result["final_mean"] is None:  # by a signal, or by the dashboard
+            steps = ended.result["steps"]
+            return {"failed": f"It was stopped at step {steps:,}, with a checkpoint.", "signal": ended.signal}
+        return {"finished": ended.result}
+
+
+def finished(task: Task) -> dict[str, Any] | None:
+    """The result that a seed has come to already with these settings, or None."""
+    path = Path(task.folder) / "result.json"
+    config = Config.from_dict(task.config)
+    if not path.exists() or not is_same(path.parent.parent / "config.json", task.env, config):
+        return None
+    try:
+        result = files.read_json(path)
+    except RunError:
+        return None
+    numbers = [result.get(name) for name in ("final_mean", "seconds", "steps")]
+    numbers += [result["threshold"]] if result.get("threshold") is not None else []
+    whole = all(map(is_number, numbers)) and {"env", "threshold", "solved"} <= set(result)
+    whole = whole and result.get("seed") == task.seed and isinstance(result["solved"], bool | None)
+    return result if whole and result["steps"] >= config.total_timesteps else None
+
+
+class Records:
+    """The records in a seed's metrics.jsonl while another process writes it, each once, in the order of their steps."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._path = task, Path(task.folder) / "metrics.jsonl"
+        self._read, self._step = 0, 0
+
+    def new(self) -> Iterator[Reported]:
+        """Those that were written since the last call. A run that was resumed writes some again, to the same bits."""
+        try:
+            first, content = files.read_from(self._path, self._read)
+        except RunError:  # it is not there yet
+            return
+        whole = content.rfind(b"\n") + 1
+        self._read = first + whole
+        for line in content[:whole].splitlines():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # where the file was cut in the midst of what was read
+                continue
+            if not isinstance(record, dict) or "env" in record or not all(map(is_number, record.values())):
+                continue
+            step = record.pop("step", 0)
+            if step > self._step:
+                self._step = step
+                yield Reported(self._task, step, record)

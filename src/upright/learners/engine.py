@@ -1,0 +1,78 @@
+"""Which engine computes, why, and the learner that it brings."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import TYPE_CHECKING, Any
+
+from upright.errors import SettingError, UprightError
+from upright.learners.contract import Learner, moments, parameter_forms
+from upright.learners.problem import Problem
+from upright.machine import available_bytes, in_gib
+from upright.messages import logger
+from upright.settings.config import Config, ImplicitQuantile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) -> str | None:
+    """Why the native engine cannot do this, as the end of a sentence; None when it can."""
+    if importlib.util.find_spec("upright._native") is None:
+        return (
+            "upright was installed without a C++ compiler (get one by apt install g++, xcode-select --install or "
+            "conda install gxx, and install upright again)"
+        )
+    if has_own_network:
+        return "the network is your own"
+    if problem.is_image:
+        return "the observations are images"
+    loss = config.loss
+    if isinstance(loss, ImplicitQuantile) and max(loss.quantiles, loss.target_quantiles, loss.policy_quantiles) > 64:
+        return "loss has more than 64 quantiles, target_quantiles or policy_quantiles"
+    if config.device not in ("auto", "cpu"):
+        return f"device is {config.device}"
+    return None
+
+
+def _check_memory(config: Config, problem: Problem) -> None:
+    """Refuse, before anything is allocated, a network of upright's own that this machine cannot hold."""
+    count = sum(math.prod(form.shape) for form in parameter_forms(config, problem).values())
+    # Online, target, gradient and moments in float32; and the first values, drawn in float64.
+    needed, available = count * (4 * (3 + len(moments(config))) + 12), available_bytes()
+    if available is not None and needed > available:
+        raise UprightError(
+            f"The network needs {in_gib(needed)}, and {in_gib(available)} are available here: lower net_arch, or make "
+            "the observations smaller with a wrapper."
+        )
+
+
+def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
+    """Why `make_learner` takes the engine that it takes, in a few words."""
+    if config.engine != "auto":
+        return "as chosen"
+    obstacle = obstacle_to_native(config, problem, has_own_network)
+    return "it can do all of this, and is the faster" if obstacle is None else f"because {obstacle}"
+
+
+def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
+    """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
+
+    Says why to the logger "upright" when engine is auto and it takes torch. Raises SettingError when engine is native
+    and cannot do it.
+    """
+    if network is None:
+        _check_memory(config, problem)
+    if config.engine != "torch":
+        obstacle = obstacle_to_native(config, problem, network is not None)
+        if obstacle is None:
+            from upright.learners.native import NativeLearner
+
+            return NativeLearner(config, problem, seed)
+        if config.engine == "native":
+            raise SettingError(f"engine is native, which cannot do this: {obstacle}; choose --engine torch or auto.")
+        logger.info(f"The engine is torch, because {obstacle}.")
+    from upright.learners.torch.learner import TorchLearner
+
+    return TorchLearner(config, problem, seed, network)

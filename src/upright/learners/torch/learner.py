@@ -1,0 +1,370 @@
+"""The reference learner: autograd, any module, any device."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from upright.errors import Diverged, SettingError
+from upright.learners.contract import moments
+from upright.learners.initialisation import initial_parameters, outputs_per_action
+from upright.learners.problem import Problem
+from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
+from upright.learners.torch.networks import Network
+from upright.replay import Batch
+from upright.settings.config import Config, ImplicitQuantile, Quantile, Uniform
+from upright.state import check_counts, check_fit, generator_state, noise_generator, set_generator_state
+
+ENOUGH_FOR_THREADS = 1_000_000
+RMSPROP_DECAY = 0.95  # of both moments: Mnih 2015, extended data table 1
+
+
+class TorchLearner:
+    """Learns with PyTorch (see `Learner`).
+
+    `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
+    `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Without it the
+    settings decide. It computes in the dtype of its own parameters. Layers of its own that draw at random, such as
+    Dropout, draw from PyTorch's global generator, which `state` leaves out.
+
+    A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
+    it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, one sets PyTorch to one thread.
+    """
+
+    engine = "torch"
+
+    def __init__(
+        self,
+        config: Config,
+        problem: Problem,
+        seed: int,
+        network: nn.Module | Callable[[Problem], nn.Module] | None = None,
+    ) -> None:
+        self.config, self.problem = config, problem
+        self._device = _device(config.device)
+        self.device = str(self._device)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.online = self._build(network, seed).to(self._device).eval()
+            if network is not None:
+                self._check_output()
+        # upright's own layers know no modes but the noisy ones; a user's may.
+        self._has_modes = config.noisy or network is not None
+        # Only noise is left on while learning: a target network's own statistics and masks are not to move.
+        self.target = copy.deepcopy(self.online).requires_grad_(False).train(config.noisy)
+        self._trainable = {name: each for name, each in self.online.named_parameters() if each.requires_grad}
+        trainable = list(self._trainable.values())
+        self._dtype = trainable[0].dtype
+        # All parameters live in one vector, of which each layer's are views: the optimiser, the clipping and the
+        # target update are then a few operations on one tensor, not a few on each layer.
+        self._parameters = nn.Parameter(_flatten(trainable))
+        self._parameters.grad = torch.zeros_like(self._parameters)
+        for each, gradient in zip(trainable, _views(self._parameters.grad, trainable), strict=True):
+            each.grad = gradient
+        targets = dict(self.target.named_parameters())
+        self._target_parameters = _flatten([targets[name] for name in self._trainable])
+        # upright's own buffers hold noise, which each network draws for itself, or constants.
+        pairs = zip(self.target.buffers(), self.online.buffers(), strict=True)
+        self._buffers = [] if network is None else list(pairs)
+        self._optimizer = _optimizer(config, self._parameters)
+        self._updates = 0
+        self._random = noise_generator(seed)
+        self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
+        # Of the updates since the metrics were asked for: their number, and the sums of loss and gradient norm.
+        self._measured = 0
+        self._sums = [0.0, 0.0]  # of the loss and of the gradient's norm
+        self._online_output: Tensor | None = None
+        self._latest_mean_q = 0.0
+        small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
+        if small and self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+
+    def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
+        with torch.inference_mode():
+            if explore and self.config.noisy:
+                self.online.resample(self._random)
+            self._set_training(explore and self.config.noisy)
+            q = self._action_values(self.online, self._observations(obs))
+        return q.cpu().numpy()
+
+    def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
+        config, transition = self.config, batch.transition
+        self._set_training(True)
+        if config.noisy:
+            self.online.resample(self._random)
+            self.target.resample(self._random)
+        predictions = self._predict(self._observations(transition.obs), self._observations(transition.next_obs))
+        per_sample, priority = temporal_difference(
+            config.loss,
+            config.munchausen,
+            predictions,
+            Transitions(
+                self._tensor(transition.action),
+                self._numbers(transition.reward),
+                self._numbers(transition.discount),
+                None if transition.mask is None else self._tensor(transition.mask),
+                None if transition.next_mask is None else self._tensor(transition.next_mask),
+            ),
+        )
+        if batch.weight is not None:
+            per_sample = per_sample * self._numbers(batch.weight)
+        loss = per_sample.mean()
+
+        gradient = self._parameters.grad
+        assert gradient is not None
+        gradient.zero_()
+        loss.backward()
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(gradient)
+            if config.max_grad_norm is not None:
+                gradient.mul_((config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            elif config.max_grad_value is not None:
+                gradient.clamp_(-config.max_grad_value, config.max_grad_value)
+        measured = torch.stack([loss.detach(), norm]).tolist()
+        for what, value in zip(("The loss", "The gradient's norm"), measured, strict=True):
+            if not math.isfinite(value):
+                raise Diverged(what, value)
+        self._sums = [total + value for total, value in zip(self._sums, measured, strict=True)]
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+        self._online_output = predictions.online.detach()
+        self._updates += 1
+        self._measured += 1
+        return None if isinstance(config.replay, Uniform) else priority.cpu().numpy()
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        if self.config.tau == 1.0:
+            self._target_parameters.copy_(self._parameters)
+        else:
+            self._target_parameters.lerp_(self._parameters, self.config.tau)
+        for target, online in self._buffers:
+            target.copy_(online)
+
+    def metrics(self) -> dict[str, float]:
+        if not self._measured:
+            return {}
+        loss, norm = (total / self._measured for total in self._sums)
+        self._sums = [0.0, 0.0]
+        self._measured = 0
+        return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": self._mean_q()}
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
+
+    def load_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        check_fit(parameters, self.parameters())
+        for network in (self.online, self.target):
+            network.load_state_dict(_tensors(parameters))
+
+    def state(self) -> dict[str, np.ndarray]:
+        loss, norm = self._sums
+        return {
+            **{name: tensor.cpu().numpy().copy() for name, tensor in self._stored().items()},
+            "optimizer/step": np.array(self._updates, np.int64),
+            "random": generator_state(self._random),
+            "metrics/updates": np.array(self._measured, np.int64),
+            "metrics/loss": np.array(loss),
+            "metrics/grad_norm": np.array(norm),
+            "metrics/mean_q": np.array(self._mean_q()),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        check_fit(state, self.state())
+        for name in ("optimizer/step", "metrics/updates"):
+            check_counts(name, state[name])
+        for name, tensor in self._stored().items():
+            tensor.copy_(_copied(state[name]))
+        self._updates = int(state["optimizer/step"])
+        self._optimizer.state[self._parameters]["step"].fill_(self._updates)
+        set_generator_state(self._random, state["random"])
+        self._measured = int(state["metrics/updates"])
+        self._sums = [float(state["metrics/loss"]), float(state["metrics/grad_norm"])]
+        self._online_output, self._latest_mean_q = None, float(state["metrics/mean_q"])
+
+    def _stored(self) -> dict[str, Tensor]:
+        """The tensors that `state` is made of, by its names."""
+        stored: dict[str, Tensor] = {}
+        for network, module in (("online", self.online), ("target", self.target)):
+            tensors = list(module.named_parameters(remove_duplicate=False))
+            if self._buffers:
+                tensors += module.named_buffers(remove_duplicate=False)
+            stored |= {f"{network}/{name}": tensor.detach() for name, tensor in tensors}
+        like = list(self._trainable.values())
+        for moment in moments(self.config):
+            vector = self._optimizer.state[self._parameters][moment]
+            views = zip(self._trainable, _views(vector, like), strict=True)
+            stored |= {f"optimizer/{moment}/{name}": view for name, view in views}
+        return stored
+
+    def _mean_q(self) -> float:
+        # Computed when it is asked for, not at each update.
+        if self._online_output is not None:
+            self._latest_mean_q = float(action_values(self.config.loss, self._online_output).mean())
+            self._online_output = None
+        return self._latest_mean_q
+
+    def _set_training(self, training: bool) -> None:
+        if self._has_modes and self.online.training != training:
+            self.online.train(training)
+
+    def _predict(self, obs: Tensor, next_obs: Tensor) -> Predictions:
+        config, loss = self.config, self.config.loss
+        q: Tensor | None = None
+        fractions: Tensor | None = None
+        if isinstance(loss, ImplicitQuantile):
+            fractions = self._draw(len(obs), loss.quantiles)
+            online = self.online(obs, fractions)
+            with torch.no_grad():
+                features = self.target.torso(next_obs)
+                target_next = self.target.head(features, self._draw(len(obs), loss.target_quantiles))
+                if loss.double:
+                    q_next = self._action_values(self.online, next_obs)
+                else:
+                    q_next = self.target.head(features, self._policy_fractions(len(obs))).mean(dim=2)
+                if config.munchausen is not None:
+                    q = self._action_values(self.target, obs)
+        else:
+            if isinstance(loss, Quantile):
+                fractions = midpoints(loss.quantiles, self._ones)
+            online = self.online(obs)
+            with torch.no_grad():
+                if config.munchausen is not None:  # the target network is asked about both states in one pass
+                    target, target_next = self.target(torch.cat([obs, next_obs])).chunk(2)
+                    q = action_values(loss, target)
+                else:
+                    target_next = self.target(next_obs)
+                q_next = self._action_values(self.online, next_obs) if loss.double else action_values(loss, target_next)
+        return Predictions(online, fractions, target_next, q_next, q)
+
+    def _action_values(self, network: Any, obs: Tensor) -> Tensor:
+        if isinstance(self.config.loss, ImplicitQuantile):
+            quantiles: Tensor = network(obs, self._policy_fractions(len(obs)))
+            return quantiles.mean(dim=2)
+        return action_values(self.config.loss, network(obs))
+
+    def _policy_fractions(self, batch: int) -> Tensor:
+        loss = self.config.loss
+        assert isinstance(loss, ImplicitQuantile)
+        return midpoints(loss.policy_quantiles, self._ones).expand(batch, -1)
+
+    def _draw(self, batch: int, count: int) -> Tensor:
+        return self._numbers(self._random.random((batch, count), dtype=np.float32))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _numbers(self, array: np.ndarray) -> Tensor:
+        # Converted before it moves, because mps has no float64.
+        return torch.from_numpy(array).to(self._dtype).to(self._device)
+
+    def _observations(self, obs: np.ndarray) -> Tensor:
+        tensor = self._tensor(obs).to(self._dtype)
+        return tensor / 255 if self.problem.is_image else tensor
+
+    def _build(self, network: Any, seed: int) -> Any:
+        config, problem = self.config, self.problem
+        if network is None:
+            own = Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
+            own.load_state_dict(_tensors(initial_parameters(config, problem, seed)))
+            return own
+        for name in ("dueling", "noisy"):
+            if getattr(config, name):
+                raise SettingError(f"{name} shapes upright's own network and cannot reach into yours; leave it off.")
+        if isinstance(config.loss, ImplicitQuantile):
+            raise SettingError(
+                "implicit quantiles need upright's own network, which takes the fractions τ; "
+                "leave network out, or choose loss 'quantile'."
+            )
+        built = network if isinstance(network, nn.Module) else network(problem)
+        if not isinstance(built, nn.Module):
+            raise SettingError(f"network gave a {type(built).__name__}, not a torch.nn.Module.")
+        if not any(each.requires_grad for each in built.parameters()):
+            raise SettingError("network has no parameters to train; give it some.")
+        return copy.deepcopy(built)
+
+    def _check_output(self) -> None:
+        """Refuse a user's network whose output the loss could not read, before anything is learned."""
+        outputs = outputs_per_action(self.config.loss)
+        expected = (2, self.problem.num_actions, *(() if outputs is None else (outputs,)))
+        dtype = next(self.online.parameters()).dtype
+        probe = torch.zeros(2, *self.problem.observation_shape, dtype=dtype, device=self._device)
+        try:
+            with torch.no_grad():
+                shape = tuple(self.online(probe).shape)
+        except Exception as error:
+            raise SettingError(
+                f"network cannot take observations of shape {tuple(probe.shape)}: {str(error).splitlines()[0]}"
+            ) from error
+        if shape != expected:
+            raise SettingError(
+                f"network maps observations {tuple(probe.shape)} to {shape}, but the loss needs {expected}."
+            )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # of "meta" there is nothing to be had back
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise SettingError(
+            f"device is {name!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}); choose cpu or auto."
+        ) from error
+    return device
+
+
+def _copied(array: np.ndarray) -> Tensor:
+    """As a tensor of its own: an array may be read-only, or its owner's to change."""
+    return torch.from_numpy(np.array(array))
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: _copied(array) for name, array in arrays.items()}
+
+
+def _flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector with the tensors' values, of which the tensors become views."""
+    flat = torch.cat([each.detach().reshape(-1) for each in tensors])
+    for each, view in zip(tensors, _views(flat, tensors), strict=True):
+        each.data = view
+    return flat
+
+
+def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = flat.detach().split([each.numel() for each in like])
+    return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
+
+
+def _optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
+    optimizer = _named_optimizer(config, parameters)
+    # PyTorch makes the moments at the first update; a learner's state has them before that too.
+    initial = {"step": torch.zeros(()), **{name: torch.zeros_like(parameters) for name in moments(config)}}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: initial}})
+    return optimizer
+
+
+def _named_optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
+    rate, eps, decay = config.learning_rate, config.optimizer_eps, config.weight_decay
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(
+                [parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                [parameters], rate, alpha=RMSPROP_DECAY, eps=eps, weight_decay=decay, centered=True
+            )
+        case "sgd":
+            return torch.optim.SGD([parameters], rate, weight_decay=decay)

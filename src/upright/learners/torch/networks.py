@@ -1,0 +1,141 @@
+"""Torsos (multilayer perceptron, Nature's convolutions) × heads (scalar, dueling, atoms, quantiles), in PyTorch.
+
+Shape letters: B batch · A actions · N atoms or quantiles · F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from upright.learners.initialisation import NATURE_CONVOLUTIONS, input_features, outputs_per_action
+from upright.settings.config import Config, ImplicitQuantile
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+class NoisyLinear(nn.Module):
+    """y = (μʷ + σʷ ⊙ εʷ) x + μᵇ + σᵇ ⊙ εᵇ, with εʷ = f(ε_out) f(ε_in)ᵀ, f(x) = sgn(x)√|x|   (Fortunato 2018, eq. 9–11)
+
+    x `[..., in_features]` → y `[..., out_features]`. μ and σ start at 0, until `initial_parameters` are loaded. In
+    evaluation mode the noise is left out; `resample` draws a new one.
+    """
+
+    weight_noise: Tensor
+    bias_noise: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight_sigma = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias_sigma = nn.Parameter(torch.zeros(out_features))
+        # The noise is drawn anew before each use, so no saved policy needs it.
+        self.register_buffer("weight_noise", torch.zeros(out_features, in_features), persistent=False)
+        self.register_buffer("bias_noise", torch.zeros(out_features), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return functional.linear(x, self.weight, self.bias)
+        return functional.linear(
+            x,
+            torch.addcmul(self.weight, self.weight_sigma, self.weight_noise),
+            torch.addcmul(self.bias, self.bias_sigma, self.bias_noise),
+        )
+
+    def resample(self, random: np.random.Generator) -> None:
+        """Draw new noise: a standard normal number for each input, then one for each output."""
+        # By NumPy and in float32 on every device and in every engine, so that all of them see the same noise.
+        draw = random.standard_normal(self.in_features + self.out_features, dtype=np.float32)
+        noise = torch.from_numpy(np.sign(draw) * np.sqrt(np.abs(draw))).to(self.weight)
+        of_input, of_output = noise[: self.in_features], noise[self.in_features :]
+        self.weight_noise.copy_(torch.outer(of_output, of_input))
+        self.bias_noise.copy_(of_output)
+
+
+class Network(nn.Module):
+    """Observations to what the loss learns: Q(s, ·) `[B, A]`, logits or quantiles `[B, A, N]`.
+
+    The torso is the convolutions, if the observation is an image, and all hidden layers but the last. The head is
+    the last hidden layer and the output, twice when dueling, as the papers have it:
+        Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a')          (Wang 2016, eq. 9; for atoms, Hessel 2018)
+    Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
+        Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
+    `upright.learners.initialisation` names the same parameters and their first values, which are loaded into a new
+    network.
+    """
+
+    half_turns: Tensor
+
+    def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
+        super().__init__()
+        # On Atari the papers' noisy layers are those after the convolutions, which are the head here.
+        head_linear: Callable[[int, int], nn.Module] = NoisyLinear if config.noisy else nn.Linear
+        self.num_actions = num_actions
+        self.outputs = outputs_per_action(config.loss)
+        self.has_actions_only = self.outputs is None
+        torso = _nature_convolutions(observation_shape[0]) if is_image else []
+        features = input_features(observation_shape, is_image)
+        for width in config.net_arch[:-1]:
+            torso += _hidden(nn.Linear, features, width, config)
+            features = width
+        self.torso = nn.Sequential(*torso)
+
+        def stream(outputs: int) -> nn.Sequential:
+            last = config.net_arch[-1:]
+            layers = _hidden(head_linear, features, last[0], config) if last else []
+            return nn.Sequential(*layers, head_linear(last[0] if last else features, outputs))
+
+        per_action = self.outputs or 1
+        self.advantage = stream(num_actions * per_action)
+        self.value = stream(per_action) if config.dueling else None
+        self.embedding: nn.Linear | None = None
+        if isinstance(config.loss, ImplicitQuantile):
+            self.embedding = nn.Linear(config.loss.cosines, features)
+            self.register_buffer("half_turns", torch.arange(config.loss.cosines, dtype=torch.float32), persistent=False)
+        self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
+
+    def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """Obs `[B, *shape]`, fractions τ `[B, N]` for implicit quantiles → `[B, A]` or `[B, A, N]`."""
+        return self.head(self.torso(obs), fractions)
+
+    def head(self, features: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """Features `[B, F]` of the torso → `[B, A]` or `[B, A, N]`."""
+        if self.embedding is not None:
+            assert fractions is not None
+            # Whole turns are taken off before π is multiplied: of 64 π τ, float32 would keep five digits.
+            cosines = torch.cos(math.pi * torch.remainder(fractions[..., None] * self.half_turns, 2.0))
+            features = features[:, None] * functional.relu(self.embedding(cosines))  # [B, N, F]
+        output = self._per_action(self.advantage(features), self.num_actions)
+        if self.value is not None:
+            output = output - output.mean(dim=1, keepdim=True) + self._per_action(self.value(features), 1)
+        return output.squeeze(2) if self.has_actions_only else output
+
+    def _per_action(self, flat: Tensor, actions: int) -> Tensor:
+        if self.embedding is not None:
+            return flat.transpose(1, 2)  # [B, N, A] → [B, A, N]
+        return flat.view(len(flat), actions, self.outputs or 1)
+
+    def resample(self, random: np.random.Generator) -> None:
+        """Draw new noise for every noisy layer, in the order of their parameters."""
+        for module in self._noisy:
+            module.resample(random)
+
+
+def _nature_convolutions(channels: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for outputs, kernel, stride in NATURE_CONVOLUTIONS:
+        layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
+        channels = outputs
+    return [*layers, nn.Flatten()]
+
+
+def _hidden(linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config) -> list[nn.Module]:
+    norm = [nn.LayerNorm(width)] if config.layer_norm else []
+    return [linear(features, width), *norm, ACTIVATIONS[config.activation]()]

@@ -1,0 +1,32 @@
+"""The logger, and the wording that messages have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger("upright")
+
+
+@contextmanager
+def told(say: Callable[[str], None], level: int = logging.WARNING) -> Iterator[None]:
+    """Hand what is logged meanwhile, from this level on, to `say` and to nobody else."""
+    handler = logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    before, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagate
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without what follows."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

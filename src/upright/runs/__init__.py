@@ -1,0 +1,1 @@
+"""A run: everything that training advances, and its folder."""

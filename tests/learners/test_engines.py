@@ -1,0 +1,152 @@
+"""Which engine a run takes, what it says about it, and that files know no engine."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import upright
+from engines import AUTO, ENGINES, HAS_NATIVE, needs_native
+from toy_environments import Image, Noisy
+from upright.errors import SettingError
+from upright.learners import make_learner
+from upright.learners.problem import Problem
+from upright.replay.prioritised import SumTree, sum_tree
+from upright.settings.config import Categorical, Config, ImplicitQuantile, Munchausen, QLearning, Quantile
+
+VECTOR = Problem((4,), False, 3)
+IMAGE = Problem((4, 36, 36), True, 3)
+TINY = {"total_timesteps": 200, "learning_starts": 50, "batch_size": 8, "net_arch": (8,)}
+COMPILER = (
+    "upright was installed without a C++ compiler (get one by apt install g++, xcode-select --install or "
+    "conda install gxx, and install upright again)"
+)
+OBSTACLES: dict[str, tuple[dict[str, Any], Problem, nn.Module | None, str]] = {
+    "images": ({}, IMAGE, None, "the observations are images"),
+    "network": ({}, VECTOR, nn.Linear(4, 3), "the network is your own"),
+    "many fractions": (
+        {"loss": ImplicitQuantile(quantiles=65)},
+        VECTOR,
+        None,
+        "loss has more than 64 quantiles, target_quantiles or policy_quantiles",
+    ),
+    "device": ({"device": "cpu:0"}, VECTOR, None, "device is cpu:0"),
+}
+
+
+@pytest.fixture
+def without_extension(monkeypatch) -> None:
+    """As where upright was installed without a compiler."""
+    monkeypatch.setitem(sys.modules, "upright._native", None)
+    monkeypatch.delitem(sys.modules, "upright.learners.native", raising=False)
+
+
+def config(**settings: Any) -> Config:
+    return Config(**{"net_arch": (8,), "munchausen": None, "device": "cpu", **settings})
+
+
+@needs_native
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+@pytest.mark.parametrize(
+    "loss", [QLearning(), Categorical(atoms=7), Quantile(quantiles=5)], ids=lambda each: type(each).__name__
+)
+def test_auto_takes_native_for_a_perceptron_and_says_nothing(loss, device: str, caplog) -> None:
+    with caplog.at_level(logging.INFO, "upright"):
+        learner = make_learner(config(loss=loss, munchausen=Munchausen(), noisy=True, device=device), VECTOR, 0)
+    assert learner.engine == "native" and learner.device.startswith("cpu, ")
+    assert caplog.messages == []
+
+
+@needs_native
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_auto_takes_torch_for_the_rest_and_says_why_in_one_line(case: str, caplog) -> None:
+    settings, problem, network, because = OBSTACLES[case]
+    with caplog.at_level(logging.INFO, "upright"):
+        learner = make_learner(config(**settings), problem, 0, network)
+    assert learner.engine == "torch"
+    assert caplog.messages == [f"The engine is torch, because {because}."]
+
+
+@needs_native
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_native_refuses_the_rest_in_one_sentence(case: str) -> None:
+    settings, problem, network, because = OBSTACLES[case]
+    with pytest.raises(SettingError) as refused:
+        make_learner(config(engine="native", **settings), problem, 0, network)
+    assert str(refused.value) == (f"engine is native, which cannot do this: {because}; choose --engine torch or auto.")
+
+
+@pytest.mark.parametrize("case", [None, *OBSTACLES])
+def test_torch_takes_everything_and_says_nothing(case: str | None, caplog) -> None:
+    settings, problem, network, _ = OBSTACLES[case] if case else ({}, VECTOR, None, "")
+    with caplog.at_level(logging.INFO, "upright"):
+        assert make_learner(config(engine="torch", **settings), problem, 0, network).engine == "torch"
+    assert caplog.messages == []
+
+
+def test_without_the_extension_all_is_done_by_torch(without_extension, caplog) -> None:
+    with caplog.at_level(logging.INFO, "upright"):
+        agent = upright.DQN(Noisy, replay="prioritised", **TINY).learn()
+    assert agent.agent.learner.engine == "torch" and agent.run.updates > 0
+    assert [text for text in caplog.messages if "engine" in text] == [f"The engine is torch, because {COMPILER}."]
+    assert isinstance(sum_tree(3), SumTree)
+    with pytest.raises(SettingError, match="engine is native, which cannot do this: upright was installed without a C"):
+        make_learner(config(engine="native"), VECTOR, 0)
+
+
+def test_an_engine_that_there_is_not_is_refused() -> None:
+    with pytest.raises(SettingError, match="engine is 'jax'"):
+        config(engine="jax")
+
+
+def test_an_image_environment_takes_torch(caplog) -> None:
+    with caplog.at_level(logging.INFO, "upright"):
+        agent = upright.DQN(Image, **TINY)
+    assert agent.agent.learner.engine == "torch"
+    assert sum("The engine is torch" in text for text in caplog.messages) == HAS_NATIVE or not HAS_NATIVE
+    agent.close()
+
+
+@pytest.mark.parametrize("saved", ENGINES)
+def test_a_policy_loads_into_either_engine_whichever_saved_it(saved: str, tmp_path) -> None:
+    agent = upright.DQN("CartPole-v1", engine=saved, dueling=True, noisy=True, **TINY).learn()
+    assert agent.agent.learner.engine == saved
+    agent.save(tmp_path)
+    observations = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    expected = agent.agent.q_values(observations)
+    engines = ["auto", "torch", *(["native"] if HAS_NATIVE else [])]
+    for engine in engines:
+        loaded = upright.load(tmp_path, engine=engine)
+        assert loaded.learner.engine == (AUTO if engine == "auto" else engine)
+        q = loaded.q_values(observations)
+        if loaded.learner.engine == saved:
+            np.testing.assert_array_equal(q, expected)
+        np.testing.assert_allclose(q, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        for name, value in agent.agent.learner.parameters().items():
+            np.testing.assert_array_equal(loaded.learner.parameters()[name], value)
+
+
+@needs_native
+def test_a_policy_that_native_saved_loads_where_there_is_no_extension(tmp_path, monkeypatch) -> None:
+    agent = upright.DQN("CartPole-v1", engine="native", **TINY).learn()
+    agent.save(tmp_path)
+    observation = np.array([0.01, 0.02, 0.03, 0.04], np.float32)
+    expected = agent.agent.q_values(observation)
+    monkeypatch.setitem(sys.modules, "upright._native", None)
+    loaded = upright.load(tmp_path)
+    assert loaded.learner.engine == "torch"
+    np.testing.assert_allclose(loaded.q_values(observation), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(SettingError, match="engine is native, which cannot do this"):
+        upright.load(tmp_path, engine="native")
+
+
+@needs_native
+def test_a_policy_that_native_saved_loads_onto_a_device_that_native_lacks(tmp_path) -> None:
+    upright.DQN("CartPole-v1", engine="native", **TINY).save(tmp_path)
+    assert upright.load(tmp_path, device="cpu").learner.engine == "native"
+    assert upright.load(tmp_path, device="cpu:0").learner.engine == "torch"

@@ -1,0 +1,868 @@
+"""The torch learner: equal to PyTorch written out plainly, step for step; deterministic; true to a network of yours."""
+
+import copy
+import itertools
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from torch import nn
+
+from upright.errors import SettingError
+from upright.learners import make_learner, moments
+from upright.learners.initialisation import initial_parameters, parameter_shapes
+from upright.learners.problem import Problem
+from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
+from upright.replay import Batch, Transition
+from upright.settings.config import (
+    Categorical,
+    Config,
+    ImplicitQuantile,
+    Munchausen,
+    Prioritised,
+    QLearning,
+    Quantile,
+    Uniform,
+)
+from upright.settings.presets import preset
+from upright.state import noise_generator
+
+torch.set_num_threads(1)
+
+PROBLEM = Problem(observation_shape=(4,), is_image=False, num_actions=3)
+LOSSES = {
+    "q_learning": QLearning(),
+    "categorical": Categorical(atoms=7),
+    "quantile": Quantile(quantiles=5),
+    "implicit_quantile": ImplicitQuantile(quantiles=5, target_quantiles=6, policy_quantiles=4, cosines=8),
+}
+EVERYTHING = {
+    name: {"loss": loss, "munchausen": Munchausen(), "dueling": True, "noisy": True, "layer_norm": True}
+    for name, loss in LOSSES.items()
+}
+
+
+def with_double(loss):
+    return type(loss)(**{**vars(loss), "double": True})
+
+
+def plain(**settings):
+    """A small configuration without extras: squared error, SGD at a rate of 1, no clipping, uniform replay."""
+    defaults = {
+        "net_arch": (8,),
+        "loss": QLearning(error="squared"),
+        "munchausen": None,
+        "optimizer": "sgd",
+        "learning_rate": 1.0,
+        "max_grad_norm": None,
+        "engine": "torch",
+        "device": "cpu",
+    }
+    return Config(**{**defaults, **settings})
+
+
+def random_batch(size=16, seed=0, problem=PROBLEM, weight=None, **columns):
+    """Transitions of which every third is terminal; columns replace the drawn ones."""
+    random = np.random.default_rng(seed)
+    shape = (size, *problem.observation_shape)
+    fields = {
+        "obs": random.standard_normal(shape, np.float32),
+        "action": random.integers(problem.num_actions, size=size),
+        "reward": random.normal(size=size),
+        "discount": 0.99 * (np.arange(size) % 3 != 0),
+        "next_obs": random.standard_normal(shape, np.float32),
+    }
+    return Batch(Transition(**{**fields, **columns}), np.arange(size), weight)
+
+
+def perceptron(dtype=torch.float64, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+def flat(learner):
+    return np.concatenate([value.ravel() for value in learner.parameters().values()])
+
+
+def displacement(config, batch, network=None):
+    """How far one update moves the parameters."""
+    learner = make_learner(config, PROBLEM, 0, network if network is not None else perceptron())
+    before = flat(learner)
+    learner.update(batch, config.learning_rate)
+    return flat(learner) - before
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(actual, expected, tolerance=0.0):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        torch.testing.assert_close(
+            value, expected[name], rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+# The PyTorch tutorial
+
+
+class Tutorial(nn.Module):
+    """The network of the PyTorch tutorial "Reinforcement Learning (DQN)"."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = nn.Linear(4, 128), nn.Linear(128, 128), nn.Linear(128, 3)
+
+    def forward(self, x):
+        return self.layer3(torch.relu(self.layer2(torch.relu(self.layer1(x)))))
+
+
+@pytest.mark.parametrize(
+    ("network", "largest_scale", "tolerance"),
+    [
+        (None, 1.0, 1e-6),
+        # In float64 even the clipping at 100, which large observations reach, agrees to rounding.
+        (lambda problem: Tutorial().double(), 3_000.0, 1e-12),
+    ],
+    ids=["float32", "float64-clipped"],
+)
+def test_the_tutorial_preset_is_the_tutorials_own_update(network, largest_scale, tolerance):
+    config = preset("tutorial").override(engine="torch", device="cpu")
+    learner = make_learner(config, PROBLEM, 0, network)
+    dtype = torch.float32 if network is None else torch.float64
+    policy, target = Tutorial().to(dtype), Tutorial().to(dtype)
+    initial = dict(zip(policy.state_dict(), map(torch.from_numpy, learner.parameters().values()), strict=True))
+    policy.load_state_dict(initial)
+    target.load_state_dict(initial)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, amsgrad=True)
+    criterion = nn.SmoothL1Loss()
+    clipped = 0
+    for update in range(20):
+        scale = np.float32(largest_scale if update % 4 == 3 else 1.0)
+        drawn = random_batch(128, seed=update).transition
+        batch = drawn._replace(obs=scale * drawn.obs, next_obs=scale * drawn.next_obs)
+
+        non_final = torch.from_numpy(batch.discount > 0)
+        assert 0 < non_final.sum() < 128
+        q = policy(torch.from_numpy(batch.obs).to(dtype)).gather(1, torch.from_numpy(batch.action)[:, None])
+        next_values = torch.zeros(128, dtype=dtype)
+        with torch.no_grad():
+            next_values[non_final] = target(torch.from_numpy(batch.next_obs).to(dtype)[non_final]).max(1).values
+        expected = next_values * 0.99 + torch.from_numpy(batch.reward).to(dtype)
+        loss = criterion(q, expected[:, None])
+        optimizer.zero_grad()
+        loss.backward()
+        clipped += max(float(each.grad.abs().max()) for each in policy.parameters()) > 100
+        nn.utils.clip_grad_value_(policy.parameters(), 100)
+        optimizer.step()
+        with torch.no_grad():
+            for slow, fast in zip(target.parameters(), policy.parameters(), strict=True):
+                slow.copy_(fast * 0.005 + slow * (1 - 0.005))
+
+        learner.update(Batch(batch, np.arange(128), None), config.learning_rate)
+        learner.update_target()
+    assert clipped == (0 if network is None else 5)
+    for name, module in (("online", policy), ("target", target)):
+        ours = dict(zip(initial, getattr(learner, name).state_dict().values(), strict=True))
+        assert_same(ours, module.state_dict(), tolerance)
+        assert min(float((ours[each] - initial[each]).abs().max()) for each in initial) > 1e-5  # it moved
+
+
+# Optimisers and clipping, against torch.optim on the module's own parameters
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ({"optimizer": "sgd"}, lambda each: torch.optim.SGD(each)),
+        ({"optimizer": "sgd", "weight_decay": 0.1}, lambda each: torch.optim.SGD(each, weight_decay=0.1)),
+        ({"optimizer": "adam"}, lambda each: torch.optim.Adam(each)),
+        (
+            {"optimizer": "adam", "amsgrad": True, "weight_decay": 0.1, "optimizer_eps": 1e-3},
+            lambda each: torch.optim.Adam(each, amsgrad=True, weight_decay=0.1, eps=1e-3),
+        ),
+        ({"optimizer": "adamw", "weight_decay": 0.1}, lambda each: torch.optim.AdamW(each, weight_decay=0.1)),
+        (
+            {"optimizer": "adamw", "weight_decay": 0.0, "amsgrad": True},
+            lambda each: torch.optim.AdamW(each, weight_decay=0.0, amsgrad=True),
+        ),
+        (
+            {"optimizer": "rmsprop", "optimizer_eps": 0.01, "weight_decay": 0.1},
+            lambda each: torch.optim.RMSprop(each, alpha=0.95, centered=True, eps=0.01, weight_decay=0.1),
+        ),
+        ({"optimizer": "rmsprop"}, lambda each: torch.optim.RMSprop(each, alpha=0.95, centered=True, eps=1e-8)),
+        (
+            {"optimizer": "sgd", "max_grad_norm": 0.05},
+            lambda each: torch.optim.SGD(each),
+        ),
+        ({"optimizer": "adam", "max_grad_norm": 1e9}, lambda each: torch.optim.Adam(each)),
+        ({"optimizer": "sgd", "max_grad_value": 0.01}, lambda each: torch.optim.SGD(each)),
+    ],
+    ids=lambda each: ",".join(f"{name}={value}" for name, value in each.items()) if isinstance(each, dict) else "",
+)
+def test_an_update_is_the_optimisers_own(settings, reference):
+    config = plain(**settings)
+    learner = make_learner(config, PROBLEM, 0, perceptron())
+    module = perceptron()
+    optimizer = reference(module.parameters())
+    for update in range(6):
+        learning_rate = 0.01 / (1 + update)
+        batch = random_batch(seed=update, discount=np.zeros(16))
+        q = module(torch.from_numpy(batch.transition.obs).double())[torch.arange(16), batch.transition.action]
+        optimizer.zero_grad()
+        (0.5 * (torch.from_numpy(batch.transition.reward) - q).square()).mean().backward()
+        gradients = torch.cat([each.grad.flatten() for each in module.parameters()])
+        norm = gradients.norm()
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+            assert (norm > config.max_grad_norm) == (config.max_grad_norm == 0.05)
+        if config.max_grad_value is not None:
+            nn.utils.clip_grad_value_(module.parameters(), config.max_grad_value)
+            assert 0 < (gradients.abs() > config.max_grad_value).double().mean() < 1
+        optimizer.param_groups[0]["lr"] = learning_rate
+        optimizer.step()
+        learner.update(batch, learning_rate)
+        assert learner.metrics()["train/grad_norm"] == pytest.approx(float(norm), rel=1e-12)
+        assert_same(learner.online.state_dict(), module.state_dict(), 1e-12)
+        kept = learner.state()
+        assert kept["optimizer/step"] == update + 1
+        for name, each in module.named_parameters():
+            buffers = {key: value for key, value in optimizer.state[each].items() if torch.is_tensor(value)}
+            assert set(moments(config)) == buffers.keys() - {"step"}
+            for moment in moments(config):
+                actual = kept[f"optimizer/{moment}/{name}"]
+                np.testing.assert_allclose(actual, buffers[moment].numpy(), rtol=0, atol=1e-12)
+
+
+# The target network
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.005])
+def test_the_target_takes_its_share_of_the_online_parameters(tau):
+    learner = make_learner(plain(tau=tau, optimizer="adam"), PROBLEM, 0, perceptron())
+    expected = state(learner.online)
+    assert_same(state(learner.target), expected)
+    for update in range(5):
+        learner.update(random_batch(seed=update), 0.1)
+        assert_same(state(learner.target), expected)  # an update leaves it alone
+        learner.update_target()
+        for name, online in state(learner.online).items():
+            expected[name] = online if tau == 1.0 else tau * online + (1 - tau) * expected[name]
+        assert_same(state(learner.target), expected, 0.0 if tau == 1.0 else 1e-15)
+        expected = state(learner.target)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_no_update_moves_the_target_networks_parameters(kind):
+    learner = make_learner(plain(optimizer="adam", **EVERYTHING[kind]), PROBLEM, 0)
+    before = state(learner.target)
+    learner.update(random_batch(), 0.1)
+    learner.q_values(random_batch().transition.obs, explore=True)
+    assert_same(state(learner.target), before)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_bootstrap_asks_the_network_that_it_should(double):
+    """The target network values the next action; it also chooses it, unless double."""
+    config = plain(loss=QLearning(error="squared", double=double), replay=Prioritised())
+    learner = make_learner(config, PROBLEM, 0, perceptron())
+    learner.update(random_batch(seed=1), 1.0)  # now the two networks differ
+    batch = random_batch(64, seed=2)
+    obs, action, reward, discount, next_obs, *_ = batch.transition
+    with torch.no_grad():
+        q = learner.online(torch.from_numpy(obs).double()).numpy()
+        online_next = learner.online(torch.from_numpy(next_obs).double()).numpy()
+        target_next = learner.target(torch.from_numpy(next_obs).double()).numpy()
+    assert (online_next.argmax(axis=1) != target_next.argmax(axis=1)).any()
+    rows = np.arange(64)
+    best = (online_next if double else target_next).argmax(axis=1)
+    error = reward + discount * target_next[rows, best] - q[rows, action]
+    np.testing.assert_allclose(learner.update(batch, 0.0), np.abs(error), rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def float64():
+    """Build upright's own networks in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("bootstrap", ["greedy", "double", "munchausen"])
+def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
+    loss = with_double(LOSSES[kind]) if bootstrap == "double" else LOSSES[kind]
+    munchausen = Munchausen(temperature=0.5) if bootstrap == "munchausen" else None
+    learner = make_learner(plain(loss=loss, munchausen=munchausen, replay=Prioritised()), PROBLEM, 0)
+    learner.load_parameters({name: 2 * value for name, value in learner.parameters().items()})
+    learner.update(random_batch(64, seed=1), 1.0)  # now the two networks differ
+    batch = random_batch(64, seed=2).transition
+    # The fractions that the learner will draw: the online network's, then the target's.
+    random = copy.deepcopy(learner._random)
+    online_fractions, target_fractions = (
+        torch.from_numpy(random.random((64, count), dtype=np.float32)).double() for count in (5, 6)
+    )
+
+    def output(network, obs, fractions):
+        arguments = (fractions,) if isinstance(loss, ImplicitQuantile) else ()
+        return network(torch.from_numpy(obs).double(), *arguments)
+
+    def values(network, obs):
+        policy_fractions = torch.tensor([[1 / 8, 3 / 8, 5 / 8, 7 / 8]]).expand(64, -1)
+        return action_values(loss, output(network, obs, policy_fractions))
+
+    online, target = learner.online, learner.target
+    with torch.no_grad():
+        predictions = Predictions(
+            online=output(online, batch.obs, online_fractions),
+            fractions=online_fractions if isinstance(loss, ImplicitQuantile) else midpoints(5, online_fractions),
+            target_next=output(target, batch.next_obs, target_fractions),
+            q_next=values(online if bootstrap == "double" else target, batch.next_obs),
+            q=values(target, batch.obs),
+        )
+    columns = [torch.from_numpy(each) for each in (batch.action, batch.reward, batch.discount)]
+    _, expected = temporal_difference(loss, munchausen, predictions, Transitions(*columns, None, None))
+    np.testing.assert_array_equal(learner.q_values(batch.obs), values(online, batch.obs).detach().numpy())
+    actual = learner.update(Batch(batch, np.arange(64), None), 0.0)
+    np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-12)
+
+
+# Importance weights
+
+
+def test_weights_scale_the_loss_of_each_sample():
+    config = plain()
+    base = displacement(config, random_batch())
+    assert np.abs(base).max() > 1e-3
+    doubled = displacement(config, random_batch(weight=np.full(16, 2.0)))
+    np.testing.assert_allclose(doubled, 2 * base, rtol=0, atol=1e-12)
+    # The mean of single-sample steps, each with its own weight.
+    weight = np.random.default_rng(5).uniform(0, 3, 16)
+    batch = random_batch(weight=weight)
+    singles = [
+        displacement(
+            config, Batch(Transition(*[f if f is None else f[i : i + 1] for f in batch.transition]), [0], None)
+        )
+        for i in range(16)
+    ]
+    expected = sum(w * step for w, step in zip(weight, singles, strict=True)) / 16
+    np.testing.assert_allclose(displacement(config, batch), expected, rtol=0, atol=1e-12)
+
+
+def test_a_sample_without_weight_has_no_influence():
+    weight = np.array([0.0] + [1.0] * 15)
+    other = random_batch(seed=9).transition
+    base = random_batch().transition
+    changed = Transition(
+        *[f if f is None else np.concatenate([g[:1], f[1:]]) for f, g in zip(base, other, strict=True)]
+    )
+    steps = [displacement(plain(), Batch(each, np.arange(16), weight)) for each in (base, changed)]
+    np.testing.assert_allclose(*steps, rtol=0, atol=1e-15)
+    assert np.abs(steps[0]).max() > 1e-3
+
+
+def test_weights_leave_the_priorities_alone():
+    config = plain(replay=Prioritised())
+    priorities = [
+        make_learner(config, PROBLEM, 0).update(random_batch(weight=weight), 0.1)
+        for weight in (None, np.linspace(0, 1, 16))
+    ]
+    np.testing.assert_array_equal(*priorities)
+
+
+# Every combination
+
+
+def combinations():
+    for kind, bootstrap, dueling, noisy, prioritised in itertools.product(
+        LOSSES, ("greedy", "double", "munchausen"), (False, True), (False, True), (False, True)
+    ):
+        flags = {"dueling": dueling, "noisy": noisy, "prioritised": prioritised}
+        named = "-".join([kind, bootstrap, *[name for name, value in flags.items() if value]])
+        yield pytest.param(kind, bootstrap, dueling, noisy, prioritised, id=named)
+
+
+@pytest.mark.parametrize(("kind", "bootstrap", "dueling", "noisy", "prioritised"), combinations())
+def test_every_combination_learns(kind, bootstrap, dueling, noisy, prioritised):
+    config = plain(
+        loss=with_double(LOSSES[kind]) if bootstrap == "double" else LOSSES[kind],
+        munchausen=Munchausen() if bootstrap == "munchausen" else None,
+        dueling=dueling,
+        noisy=noisy,
+        replay=Prioritised() if prioritised else Uniform(),
+        optimizer="adam",
+    )
+    learner = make_learner(config, PROBLEM, 0)
+    before = learner.parameters()
+    batch = random_batch(weight=np.linspace(0.1, 1, 16) if prioritised else None)
+    priority = learner.update(batch, 1e-2)
+    after = learner.parameters()
+    for name, value in after.items():
+        assert np.isfinite(value).all(), name
+        assert (value != before[name]).any(), name
+    if prioritised:
+        assert priority.shape == (16,)
+        assert np.isfinite(priority).all()
+        assert (priority >= 0).all()
+    else:
+        assert priority is None
+    assert all(np.isfinite(value) for value in learner.metrics().values())
+    assert learner.q_values(batch.transition.obs).shape == (16, 3)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_double_and_munchausen_are_refused_together(kind):
+    with pytest.raises(SettingError, match=r"munchausen and loss\.double cannot be combined"):
+        plain(loss=with_double(LOSSES[kind]), munchausen=Munchausen())
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("bootstrap", ["greedy", "double", "munchausen"])
+def test_masks_that_allow_everything_change_nothing_and_others_do(kind, bootstrap):
+    config = plain(
+        loss=with_double(LOSSES[kind]) if bootstrap == "double" else LOSSES[kind],
+        munchausen=Munchausen(alpha=0.0, temperature=1.0) if bootstrap == "munchausen" else None,
+    )
+    everything = np.ones((16, 3), bool)
+    first_alone = np.array([[True, False, False]] * 16)
+    ended = []
+    for masks in (
+        {},
+        {"mask": everything, "next_mask": everything},
+        {"mask": everything, "next_mask": first_alone},
+        {"mask": everything, "next_mask": first_alone, "discount": np.zeros(16)},
+        {"discount": np.zeros(16)},
+    ):
+        learner = make_learner(config, PROBLEM, 0)
+        learner.update(random_batch(**masks), 0.1)
+        ended.append(flat(learner))
+    np.testing.assert_allclose(ended[1], ended[0], rtol=0, atol=1e-7)
+    assert np.abs(ended[2] - ended[0]).max() > 1e-5
+    np.testing.assert_allclose(ended[3], ended[4], rtol=0, atol=1e-7)  # no action follows a terminal state
+
+
+# Determinism
+
+
+def trained(seed, config, updates=30):
+    learner = make_learner(config, PROBLEM, seed)
+    for update in range(updates):
+        learner.q_values(random_batch(2, seed=update).transition.obs, explore=True)
+        learner.update(random_batch(seed=update), 1e-2)
+        if update % 7 == 0:
+            learner.update_target()
+    return flat(learner)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_seed_decides_everything(kind):
+    config = plain(optimizer="adam", **EVERYTHING[kind])
+    first = trained(3, config)
+    torch.rand(5)
+    np.testing.assert_array_equal(trained(3, config), first)
+    assert (trained(4, config) != first).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_learner_starts_from_the_parameters_that_the_seed_gives_every_engine(kind):
+    config = plain(**EVERYTHING[kind])
+    learner = make_learner(config, PROBLEM, 3)
+    expected = initial_parameters(config, PROBLEM, 3)
+    assert list(learner.parameters()) == list(expected)
+    for name, value in learner.parameters().items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert_same(state(learner.target), state(learner.online))
+
+
+@pytest.mark.parametrize("settings", [{"noisy": True}, EVERYTHING["implicit_quantile"]], ids=["noise", "fractions"])
+def test_a_learner_draws_from_numpy_in_the_order_that_every_engine_keeps(settings):
+    """An update: the online network's noise, the target's, the online fractions, the target's. Acting: the first."""
+    config = plain(**settings)
+    learner = make_learner(config, PROBLEM, 0)
+    random = noise_generator(0)
+    shapes = parameter_shapes(config, PROBLEM)
+    noisy = [sum(shapes[name]) for name in shapes if name.endswith("weight_sigma")]
+    assert len(noisy) == (4 if config.dueling else 2)
+    for update in range(3):
+        learner.q_values(random_batch(1).transition.obs, explore=True)
+        learner.q_values(random_batch(1).transition.obs)
+        learner.update(random_batch(seed=update), 0.1)
+        for size in 3 * noisy:
+            random.standard_normal(size, dtype=np.float32)
+        if isinstance(config.loss, ImplicitQuantile):
+            for count in (config.loss.quantiles, config.loss.target_quantiles):
+                random.random((16, count), dtype=np.float32)
+        assert random.bit_generator.state == learner._random.bit_generator.state
+
+
+def test_the_seed_decides_a_factorys_network():
+    weights = [flat(make_learner(plain(), PROBLEM, seed, lambda problem: nn.Linear(4, 3))) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).all()
+
+
+def network_with_dropout():
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "network"),
+    [
+        *[(EVERYTHING[kind], None) for kind in LOSSES],
+        ({}, lambda problem: nn.Linear(4, 3)),
+        ({}, network_with_dropout()),
+    ],
+    ids=[*LOSSES, "factory", "dropout"],
+)
+def test_building_a_learner_leaves_the_global_random_state_alone(settings, network):
+    before = torch.get_rng_state()
+    make_learner(plain(**settings), PROBLEM, 0, network)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_learning_leaves_the_global_random_state_alone(kind):
+    before = torch.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    trained(0, plain(**EVERYTHING[kind]), updates=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+# A network of one's own
+
+
+@pytest.mark.parametrize("kind", ["q_learning", "categorical", "quantile"])
+@pytest.mark.parametrize("as_factory", [False, True])
+def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
+    outputs = {"q_learning": (3,), "categorical": (3, 7), "quantile": (3, 5)}[kind]
+    original = nn.Sequential(nn.Linear(4, 15 if kind == "quantile" else 21 if kind == "categorical" else 3))
+    original.append(nn.Unflatten(1, outputs))
+    before = state(original)
+    problems = []
+    network = (lambda problem: problems.append(problem) or original) if as_factory else original
+    learner = make_learner(plain(loss=LOSSES[kind], replay=Prioritised()), PROBLEM, 0, network)
+    assert problems == [PROBLEM] * as_factory
+    assert_same(state(learner.online), before)
+    priority = learner.update(random_batch(), 1.0)
+    learner.update_target()
+    assert priority.shape == (16,)
+    assert (flat(learner) != np.concatenate([value.numpy().ravel() for value in before.values()])).any()
+    assert_same(state(original), before)
+    assert all(each.requires_grad and each.grad is None for each in original.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "network", "message"),
+    [
+        ({}, nn.Linear(4, 2), "network maps observations (2, 4) to (2, 2), but the loss needs (2, 3)"),
+        ({}, nn.Unflatten(1, (4, 1)), "no parameters"),
+        ({}, nn.Sequential(), "no parameters"),
+        ({}, nn.Linear(4, 3).requires_grad_(False), "no parameters to train"),
+        ({}, nn.Linear(5, 3), "network cannot take observations of shape (2, 4)"),
+        ({}, lambda problem: "a network", "network gave a str, not a torch.nn.Module"),
+        (
+            {"loss": Categorical(atoms=7)},
+            nn.Linear(4, 3),
+            "network maps observations (2, 4) to (2, 3), but the loss needs (2, 3, 7)",
+        ),
+        ({"loss": Quantile(quantiles=5)}, nn.Linear(4, 15), "the loss needs (2, 3, 5)"),
+        ({"dueling": True}, nn.Linear(4, 3), "dueling"),
+        ({"noisy": True}, nn.Linear(4, 3), "noisy"),
+        ({"loss": ImplicitQuantile()}, nn.Linear(4, 3), "implicit quantiles need upright's own network"),
+    ],
+)
+def test_a_network_that_cannot_work_is_refused(settings, network, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        make_learner(plain(**settings), PROBLEM, 0, network)
+
+
+def test_a_float64_network_computes_in_float64():
+    learner = make_learner(plain(replay=Prioritised()), PROBLEM, 0, perceptron(torch.float64))
+    obs = random_batch().transition.obs
+    exact = perceptron()(torch.from_numpy(obs).double()).detach().numpy()
+    np.testing.assert_array_equal(learner.q_values(obs), exact)
+    assert learner.q_values(obs).dtype == np.float64
+    assert learner.update(random_batch(), 0.1).dtype == np.float64
+    assert {value.dtype for value in learner.parameters().values()} == {np.dtype(np.float64)}
+
+
+def test_frozen_parameters_stay():
+    network = perceptron(torch.float32)
+    network[0].requires_grad_(False)
+    frozen = state(network[0])
+    learner = make_learner(plain(tau=0.5, weight_decay=0.1, optimizer="adamw"), PROBLEM, 0, network)
+    for update in range(3):
+        learner.update(random_batch(seed=update), 0.1)
+        learner.update_target()
+    for module in (learner.online, learner.target):
+        assert_same(state(module[0]), frozen)
+        assert (module[2].weight != network[2].weight).any()
+
+
+class Tied(nn.Module):
+    """Two layers that share one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.output(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def test_tied_parameters_stay_tied_and_learn_together():
+    network = Tied().double()
+    module = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    learner = make_learner(plain(tau=0.5), PROBLEM, 0, network)
+    for update in range(3):
+        batch = random_batch(seed=update, discount=np.zeros(16))
+        q = module(torch.from_numpy(batch.transition.obs).double())[torch.arange(16), batch.transition.action]
+        optimizer.zero_grad()
+        (0.5 * (torch.from_numpy(batch.transition.reward) - q).square()).mean().backward()
+        optimizer.step()
+        target_before = state(learner.target)
+        learner.update(batch, 0.1)
+        learner.update_target()
+        assert_same(state(learner.online), state(module), 1e-13)
+        average = {name: (target_before[name] + value) / 2 for name, value in state(learner.online).items()}
+        assert_same(state(learner.target), average, 1e-15)
+    for each in (learner.online, learner.target):
+        assert each.first.weight is each.second.weight
+
+
+def network_with_batch_norm():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_building_a_learner_leaves_a_networks_buffers_alone():
+    network = network_with_batch_norm()
+    learner = make_learner(plain(), PROBLEM, 0, network)
+    assert_same(state(learner.online), state(network))
+    assert_same(state(learner.target), state(network))
+
+
+def test_buffers_reach_the_target_with_its_update():
+    learner = make_learner(plain(tau=0.5), PROBLEM, 0, network_with_batch_norm())
+    for update in range(3):
+        learner.update(random_batch(seed=update), 0.1)
+        assert (learner.online[1].running_mean != learner.target[1].running_mean).all()
+        learner.update_target()
+        for target, online in zip(learner.target.buffers(), learner.online.buffers(), strict=True):
+            assert torch.equal(target, online)
+
+
+def test_no_update_moves_the_target_networks_buffers():
+    learner = make_learner(plain(), PROBLEM, 0, network_with_batch_norm())
+    before = state(learner.target)
+    learner.update(random_batch(), 0.1)
+    assert_same(state(learner.target), before)
+
+
+def test_acting_uses_a_network_of_ones_own_in_evaluation_mode():
+    network = network_with_batch_norm().append(nn.Dropout(0.5))
+    learner = make_learner(plain(), PROBLEM, 0, network)
+    before, obs = state(learner.online), random_batch(1).transition.obs
+    expected = copy.deepcopy(learner.online).eval()(torch.from_numpy(obs)).detach().numpy()
+    for explore in (False, True):
+        np.testing.assert_array_equal(learner.q_values(obs, explore), expected)
+    assert_same(state(learner.online), before)
+
+
+# Values, metrics, parameters
+
+
+def test_an_images_bytes_are_scaled_to_one():
+    problem = Problem(observation_shape=(2, 36, 36), is_image=True, num_actions=3)
+    learner = make_learner(plain(), problem, 0)
+    image = np.random.default_rng(0).integers(0, 256, (5, 2, 36, 36), dtype=np.uint8)
+    expected = learner.online(torch.from_numpy(image).float() / 255).detach().numpy()
+    np.testing.assert_array_equal(learner.q_values(image), expected)
+
+
+def test_exploring_draws_noise_and_evaluating_does_not():
+    learner = make_learner(plain(noisy=True), PROBLEM, 0)
+    obs = random_batch().transition.obs
+    exact = learner.q_values(obs)
+    first, second = learner.q_values(obs, explore=True), learner.q_values(obs, explore=True)
+    assert (first != second).all()
+    assert (first != exact).all()
+    np.testing.assert_array_equal(learner.q_values(obs), exact)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_parameters_carry_a_learner_to_another(kind):
+    config = plain(optimizer="adam", **EVERYTHING[kind])
+    learner, other = make_learner(config, PROBLEM, 0), make_learner(config, PROBLEM, 1)
+    learner.update(random_batch(), 1e-2)
+    obs = random_batch(seed=1).transition.obs
+    assert (other.q_values(obs) != learner.q_values(obs)).any()
+    parameters = learner.parameters()
+    kept = {name: value.copy() for name, value in parameters.items()}
+    other.load_parameters(parameters)
+    np.testing.assert_array_equal(other.q_values(obs), learner.q_values(obs))
+    assert_same(state(other.target), state(learner.online))
+    # What was handed out or loaded is a copy, and the loaded learner goes on learning from it.
+    learner.update(random_batch(), 1e-2)
+    other.update(random_batch(), 1e-2)
+    for name, value in parameters.items():
+        np.testing.assert_array_equal(value, kept[name])
+    assert all((value != kept[name]).any() for name, value in other.parameters().items())
+
+
+MISFITS = {
+    "missing": (lambda kept, name: kept.pop(name), "{name!r} is missing."),
+    "unknown": (lambda kept, name: kept.update(other=kept[name]), "'other' is not known here."),
+    "misshapen": (lambda kept, name: kept.update({name: np.zeros((8, 9))}), "{name!r} has shape (8, 9), and "),
+    "no numbers": (
+        lambda kept, name: kept.update({name: np.full(kept[name].shape, "x")}),
+        "{name!r} holds <U1, and ",
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("network", [None, nn.Linear(4, 3)], ids=["own", "user's"])
+@pytest.mark.parametrize("what", ["parameters", "state"])
+def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_loaded(what, network, misfit):
+    learner = make_learner(plain(optimizer="adam"), PROBLEM, 0, network)
+    before = learner.state()
+    given = {name: value + 1 for name, value in getattr(learner, what)().items()}
+    change, message = MISFITS[misfit]
+    for name in list(given)[-1:] if what == "parameters" else ("random", "metrics/loss", "optimizer/step"):
+        changed = dict(given)
+        change(changed, name)
+        load = learner.load_parameters if what == "parameters" else learner.load_state
+        with pytest.raises(ValueError, match=re.escape(message.format(name=name))) as refused:
+            load(changed)
+        assert "\n" not in str(refused.value)
+    assert_equal_states(learner.state(), before)
+
+
+# State
+
+
+def assert_equal_states(actual, expected):
+    assert list(actual) == list(expected)
+    for name, value in actual.items():
+        assert value.dtype == expected[name].dtype, name
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def advance(learner, updates):
+    """Updates and actions that depend on nothing but the learner; what it answered."""
+    answers = []
+    for update in updates:
+        answers.append(learner.q_values(random_batch(1 + update % 3, seed=update).transition.obs, explore=True))
+        answers.append(learner.update(random_batch(seed=update), 1e-2 / (1 + update)))
+        if update % 3 == 0:
+            learner.update_target()
+    return answers
+
+
+def assert_a_state_goes_on(undisturbed, stopped, resumed, before, carried=lambda kept: kept):
+    """Of three learners, the third takes up the second's state after some updates; all go on to the same bits."""
+    advance(undisturbed, range(before))
+    advance(stopped, range(before))
+    advance(resumed, range(3))
+    kept = stopped.state()
+    copied = {name: value.copy() for name, value in kept.items()}
+    resumed.load_state(carried(kept))
+    assert_equal_states(resumed.state(), kept)
+    expected = advance(undisturbed, range(before, before + 8))
+    for learner in (stopped, resumed):
+        for actual, want in zip(advance(learner, range(before, before + 8)), expected, strict=True):
+            np.testing.assert_array_equal(actual, want)
+        assert_equal_states(learner.state(), undisturbed.state())
+    assert_equal_states(kept, copied)  # what was handed out is a copy
+    metrics = undisturbed.metrics()
+    assert len(metrics) == 3
+    assert stopped.metrics() == resumed.metrics() == metrics
+
+
+STATES = {
+    "adam": {"optimizer": "adam"},
+    "adamw, amsgrad": {"optimizer": "adamw", "amsgrad": True, "weight_decay": 0.1},
+    "rmsprop": {"optimizer": "rmsprop", "tau": 0.1},
+    "sgd": {"optimizer": "sgd"},
+    "noisy": {"optimizer": "adam", "noisy": True, "dueling": True},
+    **{kind: {"optimizer": "adam", **EVERYTHING[kind]} for kind in LOSSES},
+    "user's, with buffers": {"optimizer": "adam", "network": network_with_batch_norm},
+    "user's, tied, float64": {"optimizer": "rmsprop", "network": lambda: Tied().double()},
+}
+
+
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_goes_on_to_the_same_bits(case, before):
+    settings = {"replay": Prioritised(), **STATES[case]}
+    make_network = settings.pop("network", lambda: None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, another = make_network(), make_network()
+    undisturbed, stopped, resumed = (
+        make_learner(plain(**settings), PROBLEM, seed, each)
+        for seed, each in ((0, network), (0, network), (1, another))
+    )
+    through_a_file = lambda kept: safetensors.numpy.load(safetensors.numpy.save(kept))
+    assert_a_state_goes_on(undisturbed, stopped, resumed, before, through_a_file)
+
+
+def test_a_resumed_learner_reports_the_same_means_without_another_update():
+    learner, resumed = (make_learner(plain(optimizer="adam"), PROBLEM, seed) for seed in (0, 1))
+    advance(learner, range(5))
+    resumed.load_state(learner.state())
+    assert resumed.metrics() == learner.metrics() != {}
+    advance(resumed, range(2))
+    resumed.load_state(learner.state())
+    assert resumed.metrics() == learner.metrics() == {}
+
+
+def test_a_states_names_are_those_that_every_engine_gives_it():
+    config = plain(optimizer="adam", amsgrad=True, **EVERYTHING["implicit_quantile"])
+    learner = make_learner(config, PROBLEM, 0)
+    names = list(parameter_shapes(config, PROBLEM))
+    assert list(learner.state()) == [
+        *[
+            f"{group}/{name}"
+            for group in ("online", "target", *[f"optimizer/{moment}" for moment in moments(config)])
+            for name in names
+        ],
+        *["optimizer/step", "random", "metrics/updates", "metrics/loss", "metrics/grad_norm", "metrics/mean_q"],
+    ]
+    assert moments(config) == ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    assert learner.state()["random"].dtype == np.uint64
+
+
+def test_metrics_are_means_since_the_last_call():
+    learner = make_learner(plain(replay=Prioritised()), PROBLEM, 0, perceptron())
+    assert learner.metrics() == {}
+    for updates in (3, 1):
+        losses = []
+        for update in range(updates):
+            batch = random_batch(seed=update)
+            mean_q = learner.q_values(batch.transition.obs).mean()
+            losses.append(np.mean(learner.update(batch, 0.1) ** 2 / 2))
+        metrics = learner.metrics()
+        assert metrics["train/loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+        assert metrics["train/mean_q"] == pytest.approx(mean_q, rel=1e-12)
+        assert learner.metrics() == {}
+
+
+def test_without_bootstrap_the_values_become_the_rewards():
+    config = plain(net_arch=(32,), optimizer="adam")
+    random = np.random.default_rng(0)
+    states = random.standard_normal((8, 4), np.float32)
+    obs, action = np.repeat(states, 3, axis=0), np.tile(np.arange(3), 8)
+    reward = random.uniform(-1, 1, 24)
+    batch = random_batch(24, obs=obs, action=action, reward=reward, discount=np.zeros(24))
+    learner = make_learner(config, PROBLEM, 0)
+    for update in range(500):
+        learner.update(batch, 0.02 * (1 - update / 500))
+    np.testing.assert_allclose(learner.q_values(states), reward.reshape(8, 3), rtol=0, atol=1e-2)

@@ -1,0 +1,214 @@
+"""Settings: documented, checked when built, refused in one sentence, and the same after a trip through JSON."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upright.errors import SettingError
+from upright.settings import config as config_module
+from upright.settings.config import (
+    KINDS,
+    Categorical,
+    Config,
+    ImplicitQuantile,
+    Munchausen,
+    Prioritised,
+    QLearning,
+    Quantile,
+    Uniform,
+)
+from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.presets import PRESETS, preset
+
+SETTINGS = [Config, QLearning, Categorical, Quantile, ImplicitQuantile, Munchausen, Uniform, Prioritised]
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """The text under each field in the source."""
+    body = next(
+        node.body
+        for node in ast.parse(inspect.getsource(config_module)).body
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+    )
+    texts = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[field.target.id] = text.value.value  # type: ignore[union-attr]
+    return texts
+
+
+@pytest.mark.parametrize("cls", SETTINGS)
+def test_every_field_has_a_text_with_the_range_that_is_checked(cls: type) -> None:
+    texts = field_texts(cls)
+    for field in dataclasses.fields(cls):
+        stated = re.findall(r"[\[(][-\w]+, [-\w]+[\])]", texts[field.name])
+        checked = cls._ranges.get(field.name)
+        assert stated == ([checked] if checked else []), field.name
+
+
+@pytest.mark.parametrize("cls", SETTINGS)
+def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accepted(cls: type) -> None:
+    whole = {field.name: "int" in str(field.type) for field in dataclasses.fields(cls)}
+    # A batch has to fit into the memory, whichever of the two is at its bound.
+    beside = {"batch_size": {"buffer_size": 2**21}, "buffer_size": {"batch_size": 1}}
+    for name, interval in cls._ranges.items():
+        number, step = (int, 1) if whole[name] else (float, 1e-9)
+        low, high = (float(bound) for bound in interval[1:-1].split(","))
+        for bound, closed, outwards in ((low, interval[0] == "[", -1), (high, interval[-1] == "]", 1)):
+            if math.isinf(bound):
+                continue
+            inside, outside = number(bound), number(bound + outwards * step * closed)
+            if name == "net_arch":
+                inside, outside = (inside,), (outside,)
+            with pytest.raises(
+                SettingError, match=re.escape(f"{name} is {outside!r}, but it has to lie in {interval}")
+            ):
+                cls(**{name: outside})
+            if closed:
+                assert getattr(cls(**{name: inside}, **beside.get(name, {})), name) == inside
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batch_size": "64"}, "batch_size is '64', but it has to be a whole number."),
+        ({"batch_size": 64.5}, "batch_size is 64.5, but it has to be a whole number."),
+        ({"batch_size": True}, "batch_size is True, but it has to be a whole number."),
+        ({"gamma": "high"}, "gamma is 'high', but it has to be a number."),
+        ({"gamma": math.nan}, "gamma is nan, but it has to lie in [0, 1]."),
+        ({"noisy": 1}, "noisy is 1, but it has to be true or false."),
+        ({"optimizer": "lion"}, "optimizer is 'lion', but it has to be one of adam, adamw, rmsprop, sgd."),
+        ({"net_arch": 64}, "net_arch is 64, but it has to be a list, each a whole number."),
+        ({"loss": 3}, "loss is 3, but it has to be QLearning(…) or Categorical(…)"),
+        ({"loss": "c52"}, "loss is 'c52', but it has to be one of q_learning, categorical, quantile"),
+        ({"lr": 1e-3}, "There is no setting 'lr'. Did you mean 'learning_rate'?"),
+        ({"learning_rte": 1e-3}, "There is no setting 'learning_rte'. Did you mean 'learning_rate'"),
+        ({"batch_size": 100, "buffer_size": 99}, "batch_size (100) is above buffer_size (99)"),
+        ({"max_grad_norm": 1.0, "max_grad_value": 1.0}, "both clip the gradient"),
+        ({"optimizer": "sgd", "amsgrad": True}, "amsgrad needs Adam's second moment, and optimizer is sgd"),
+        ({"layer_norm": True, "net_arch": ()}, "layer_norm has no hidden layer"),
+        ({"munchausen": True, "loss": QLearning(double=True)}, "munchausen and loss.double cannot be combined"),
+        ({"munchausen": True, "loss": Quantile(double=True)}, "munchausen and loss.double cannot be combined"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(settings: dict, sentence: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        Config().override(**settings)
+    assert str(refused.value).startswith(sentence) or sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_support_needs_its_ends_in_order() -> None:
+    for v_min, v_max in ((1.0, 1.0), (2.0, 1.0), (-math.inf, 1.0), (0.0, math.nan)):
+        with pytest.raises(SettingError, match="v_min has to be below v_max"):
+            Categorical(v_min=v_min, v_max=v_max)
+
+
+def test_every_foreign_name_leads_to_a_setting() -> None:
+    known = {field.name for field in dataclasses.fields(Config)}
+    known |= {f"loss.{field.name}" for kind in KINDS["loss"].values() for field in dataclasses.fields(kind)}
+    assert set(FOREIGN_NAMES.values()) <= known
+    assert not set(FOREIGN_NAMES) & known
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = Config(batch_size=np.int64(32), gamma=np.float32(0.5))
+    assert type(config.batch_size) is int and type(config.gamma) is float and config.gamma == 0.5
+
+
+def test_settings_are_frozen() -> None:
+    arguments = {"size": [3]}
+    config = Config(env_kwargs=arguments)
+    arguments["size"].append(4)
+    assert config.env_kwargs == {"size": [3]}
+    assert hash(config) == hash(Config(env_kwargs={"size": [3]}))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().gamma = 0.5  # type: ignore[misc]
+
+
+losses = st.one_of(
+    st.builds(QLearning, double=st.booleans(), error=st.sampled_from(["huber", "squared"])),
+    st.builds(Categorical, atoms=st.integers(2, 100), v_max=st.floats(-9, 1e6), double=st.booleans()),
+    st.builds(Quantile, quantiles=st.integers(1, 300), kappa=st.floats(0, 5), double=st.booleans()),
+    st.builds(ImplicitQuantile, cosines=st.integers(1, 100), double=st.booleans()),
+)
+
+
+@given(
+    loss=losses,
+    replay=st.one_of(st.builds(Uniform), st.builds(Prioritised, alpha=st.floats(0, 1))),
+    munchausen=st.one_of(st.none(), st.builds(Munchausen, alpha=st.floats(0, 1))),
+    net_arch=st.lists(st.integers(1, 1000), max_size=4),
+    gamma=st.floats(0, 1),
+    env_kwargs=st.dictionaries(st.text(), st.one_of(st.booleans(), st.integers(), st.text()), max_size=3),
+    max_grad_norm=st.one_of(st.none(), st.floats(0, 1e6, exclude_min=True)),
+)
+def test_json_keeps_every_setting(loss, munchausen, **settings) -> None:
+    if loss.double:
+        munchausen = None
+    original = Config(loss=loss, munchausen=munchausen, **settings)
+    assert Config.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gama": 0.9},
+        {"loss": {"kind": "categorical", "atmos": 3}},
+        {"loss": {"kind": "nothing"}},
+        {"loss": {}},
+        {"munchausen": {"alhpa": 1}},
+        {"replay": 3},
+        {"net_arch": ["wide"]},
+    ],
+)
+def test_json_with_anything_unknown_is_refused(values: dict) -> None:
+    with pytest.raises(SettingError):
+        Config.from_dict(values)
+
+
+def test_what_an_older_file_could_not_name_is_as_it_was_then() -> None:
+    now = {"cut_n_steps", "exploration_repeat", "stretch_observations"}
+    then = {name: value for name, value in Config().to_dict().items() if name not in now}
+    old = Config.from_file(then)
+    assert (old.cut_n_steps, old.exploration_repeat, old.stretch_observations) == (False, None, False)
+    assert Config.from_file(Config().to_dict()) == Config() == Config.from_dict(then)
+
+
+def test_presets_are_all_there_and_differ() -> None:
+    assert list(PRESETS) == [
+        "default", "tutorial", "dqn", "double", "dueling", "per", "noisy", "c51", "qrdqn", "iqn", "munchausen", "rainbow",
+    ]  # fmt: skip
+    for name, one in PRESETS.items():
+        assert all(one != other for other_name, other in PRESETS.items() if other_name != name)
+    assert PRESETS["default"] == Config()
+    with pytest.raises(SettingError, match="There is no preset 'rainbw'. Did you mean 'rainbow'?"):
+        preset("rainbw")
+
+
+def test_the_tutorial_preset_has_the_tutorials_numbers() -> None:
+    tutorial = PRESETS["tutorial"]
+    assert (tutorial.batch_size, tutorial.gamma, tutorial.buffer_size, tutorial.net_arch) == (
+        128,
+        0.99,
+        10_000,
+        (128, 128),
+    )
+    assert (tutorial.exploration_initial_eps, tutorial.exploration_final_eps) == (0.9, 0.05)
+    assert tutorial.exploration_time_constant == 1000
+    assert (tutorial.tau, tutorial.target_update_interval) == (0.005, 1)
+    assert (tutorial.optimizer, tutorial.learning_rate, tutorial.amsgrad) == ("adamw", 1e-4, True)
+    assert (tutorial.max_grad_value, tutorial.max_grad_norm) == (100, None)
+    assert (tutorial.loss, tutorial.munchausen, tutorial.n_steps) == (QLearning(error="huber"), None, 1)
+    assert (tutorial.train_freq, tutorial.gradient_steps, tutorial.learning_rate_schedule) == (1, 1, "constant")
