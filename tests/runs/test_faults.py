@@ -36,7 +36,7 @@ from run_digest import (
     times,
     wait_for,
 )
-from upright import files
+from upright import files, machine
 from upright.agent import Agent
 from upright.cli.main import main
 from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
