@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import upright
 from faulty_environments import Repeating, Unrepeatable
 from run_digest import (
     TESTS,
@@ -30,7 +29,7 @@ from run_digest import (
 )
 from toy_environments import Masked, Noisy
 from upright.cli.main import main
-from upright.errors import RunError, UprightError
+from upright.errors import RunError
 from upright.loop import train
 from upright.runs.folders import seed_folder
 from upright.runs.run import Run
@@ -378,38 +377,3 @@ def test_saving_and_loading_take_a_tenth_of_the_buffer_beside_it(tmp_path, tried
         beside = (peak - before - (columns if doing == "load" else 0)) / columns
         print(f"{doing}: {beside:.3f} of {columns:,} bytes beside the buffer")
         assert tried(f"peak memory of {doing} at most 1.1 times the buffer", beside <= 0.1), (doing, beside)
-
-
-# --- golden files
-
-GOLDEN = TESTS / "golden"
-
-
-def test_a_checkpoint_of_schema_1_is_read_and_gone_on_from(tmp_path) -> None:
-    shutil.copytree(GOLDEN / "checkpoint-1", tmp_path / "run")
-    run = Run.open(tmp_path / "run" / "seed-0")
-    expected = json.loads((GOLDEN / "checkpoint-1" / "expected.json").read_text())
-    assert (run.step, run.updates, run.episodes.count) == (expected["step"], expected["updates"], expected["episodes"])
-    assert digests(run)["column obs"] == expected["observations"]
-    q = run.agent.q_values(np.array(expected["asked"], np.float32))
-    np.testing.assert_allclose(q, expected["answered"], rtol=1e-5)
-    finish(run)
-    assert run.step == run.config.total_timesteps > expected["step"]
-
-
-def test_a_policy_of_schema_2_is_read() -> None:
-    expected = json.loads((GOLDEN / "checkpoint-1" / "expected.json").read_text())
-    agent = upright.load(GOLDEN / "policy-2")
-    np.testing.assert_allclose(agent.q_values(np.array(expected["asked"], np.float32)), expected["answered"], rtol=1e-5)
-    assert agent.predict(np.zeros(4, np.float32))[0] in (0, 1)
-
-
-def test_another_schema_is_refused_by_its_number(tmp_path) -> None:
-    from upright import files
-
-    shutil.copytree(GOLDEN / "checkpoint-1", tmp_path / "run")
-    for manifest in (tmp_path / "run" / "seed-0" / "checkpoints").glob("*/manifest.json"):
-        about = files.read_sealed(manifest)
-        files.write_sealed(manifest, {**about, "schema": 7})
-    with pytest.raises(UprightError, match="is of schema 7, and this version of upright reads schema 1"):
-        Run.open(tmp_path / "run" / "seed-0")
