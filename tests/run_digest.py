@@ -81,7 +81,7 @@ def finish(run: Run) -> dict[str, str]:
 def abandon(run: Run) -> None:
     """Let go of a run as a killed process does: nothing more is written."""
     run.vector.close()
-    run._lock.release()
+    run.disk._lock.release()
 
 
 def environment() -> dict[str, str]:

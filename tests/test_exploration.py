@@ -13,6 +13,7 @@ from upright.runs.run import Run
 from upright.settings.config import Config
 
 ENVIRONMENTS = 50
+ACTIONS = 50
 SETTINGS = Config(total_timesteps=400, learning_starts=100, batch_size=8, net_arch=(8,), buffer_size=500)
 
 
@@ -23,7 +24,7 @@ def ending(*ended: bool) -> Outcome:
 
 def test_durations_follow_the_zeta_distribution() -> None:
     """P(n) = n^−2 / ζ(2) with ζ(2) = π²/6, measured on the steps between two draws."""
-    repeats, random = Repeats(2.0, ENVIRONMENTS), np.random.default_rng(0)
+    repeats, random = Repeats(2.0, ENVIRONMENTS, ACTIONS), np.random.default_rng(0)
     drawn, lengths, running = [0] * ENVIRONMENTS, [], [0] * ENVIRONMENTS
     for step in range(20_000):
         action, explored = np.full(ENVIRONMENTS, step), [True] * ENVIRONMENTS
@@ -44,7 +45,7 @@ def test_durations_follow_the_zeta_distribution() -> None:
 
 
 def test_what_is_not_random_stays_and_ends_nothing() -> None:
-    repeats, random = Repeats(1.0001, 2), np.random.default_rng(0)  # a draw lasts for very long
+    repeats, random = Repeats(1.0001, 2, ACTIONS), np.random.default_rng(0)  # a draw lasts for very long
     action, explored = np.array([3, 4]), [True, False]
     repeats.apply(action, explored, None, random)
     np.testing.assert_array_equal(action, [3, 4])
@@ -55,7 +56,7 @@ def test_what_is_not_random_stays_and_ends_nothing() -> None:
 
 
 def test_a_random_action_ends_with_its_episode_and_where_it_is_forbidden() -> None:
-    repeats, random = Repeats(1.0001, 3), np.random.default_rng(0)
+    repeats, random = Repeats(1.0001, 3, ACTIONS), np.random.default_rng(0)
     repeats.apply(np.array([1, 1, 1]), [True, True, True], None, random)
     repeats.end(ending(True, False, False))
     action, explored = np.array([0, 0, 0]), [False, False, False]
@@ -69,7 +70,7 @@ def test_a_random_action_ends_with_its_episode_and_where_it_is_forbidden() -> No
 
 
 def test_without_an_exponent_nothing_is_repeated_or_drawn() -> None:
-    repeats, random = Repeats(None, 2), np.random.default_rng(0)
+    repeats, random = Repeats(None, 2, ACTIONS), np.random.default_rng(0)
     before = random.bit_generator.state
     action, explored = np.array([1, 0]), [True, False]
     repeats.apply(action, explored, None, random)
@@ -101,10 +102,10 @@ def test_masks_hold_for_what_is_repeated(num_envs: int) -> None:
 
 
 def test_the_state_goes_on_as_it_was_and_refuses_what_cannot_be() -> None:
-    repeats, random = Repeats(1.3, ENVIRONMENTS), np.random.default_rng(1)
+    repeats, random = Repeats(1.3, ENVIRONMENTS, ACTIONS), np.random.default_rng(1)
     for _ in range(20):
         repeats.apply(np.arange(ENVIRONMENTS), [True] * ENVIRONMENTS, None, random)
-    again = Repeats(1.3, ENVIRONMENTS)
+    again = Repeats(1.3, ENVIRONMENTS, ACTIONS)
     again.load_state(repeats.state())
     taken = [np.zeros(ENVIRONMENTS, np.int64) for _ in range(2)]
     for each, action in zip((repeats, again), taken, strict=True):
@@ -115,3 +116,5 @@ def test_the_state_goes_on_as_it_was_and_refuses_what_cannot_be() -> None:
         for wrong in (np.zeros(3, np.int64), np.full(ENVIRONMENTS, -1), np.zeros(ENVIRONMENTS)):
             with pytest.raises(ValueError, match=name):
                 again.load_state({**repeats.state(), name: wrong})
+    with pytest.raises(ValueError, match="action"):
+        again.load_state({**repeats.state(), "action": np.full(ENVIRONMENTS, ACTIONS)})

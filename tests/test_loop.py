@@ -392,7 +392,7 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path) -> 
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
         RunError,
-        match=r"already holds a run: go on with it \(upright resume\), or choose another seed \(--seed\) or folder \(--out\)",
+        match=r"already holds a run: resume it \(upright resume\), or choose another seed \(--seed\) or folder \(--out\)",
     ):
         Run("CartPole-v1", SMALL, 0, seed_folder(tmp_path, 0))
     with pytest.raises(RunError, match="holds an experiment with another environment or other settings"):

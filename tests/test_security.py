@@ -207,8 +207,8 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name
             ):
                 yield f"os.{name}"
-            # sources.py imports what the user names, or a file that is trusted; __init__.py the package's own modules.
-            case ast.Attribute(attr="import_module") if module not in ("sources.py", "__init__.py"):
+            # environments/sources.py imports what the user names, or a file that is trusted; __init__.py the package's own modules.
+            case ast.Attribute(attr="import_module") if module not in ("environments/sources.py", "__init__.py"):
                 yield "import_module"
             case ast.keyword(arg="allow_pickle" | "weights_only" as name) | ast.Constant(value="allow_pickle" as name):
                 yield str(name)
@@ -380,7 +380,9 @@ def test_a_file_starts_no_thousands_of_processes(plain: Path, tmp_path, capsys, 
         reseal(path, lambda value: value["config"].update(num_envs=4096, vectorization_mode="async"))
     monkeypatch.setattr("upright.runs.run.make_vector", lambda *words: pytest.fail("they were started"))
     assert main(["resume", str(run)]) == 2
-    assert "has 4,096 environments; if you trust its files to start so many, say so: --trust" in capsys.readouterr().err
+    assert (
+        "has 4,096 environments; if you trust its files to start that many, say so: --trust" in capsys.readouterr().err
+    )
 
 
 # JSON with the right digest
@@ -986,9 +988,9 @@ def spoil(run: Path, draw: random.Random) -> str:
     step, policy = newest(run), run / "policy"
     manifest = step / "manifest.json"
     segments = json.loads(manifest.read_text())["segments"]
-    files = [manifest, step / "state.safetensors", policy / "policy.json", policy / "policy.safetensors"]
-    files += [run / "checkpoints" / "replay" / each["name"] for each in segments]
-    path = draw.choice(files)
+    written = [manifest, step / "state.safetensors", policy / "policy.json", policy / "policy.safetensors"]
+    written += [run / "checkpoints" / "replay" / each["name"] for each in segments]
+    path = draw.choice(written)
     is_sealed, is_structured = draw.random() < 0.7, draw.random() < 0.6
     what = f"{path.relative_to(run)}: sealed {is_sealed}: "
     if path.suffix == ".json":
@@ -1019,7 +1021,7 @@ def spoil(run: Path, draw: random.Random) -> str:
     elif is_sealed and path.name == "state.safetensors":
         reseal(manifest, lambda value: value.update(state=named))
     elif is_sealed:
-        reseal(manifest, lambda value: value["segments"][files.index(path) - 4].update(named))
+        reseal(manifest, lambda value: value["segments"][written.index(path) - 4].update(named))
     return what
 
 

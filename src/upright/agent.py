@@ -23,7 +23,6 @@ from upright.state import check_fit
 
 POLICY_SCHEMA = 2
 PARAMETERS, NEXT_PARAMETERS = "policy.safetensors", "next.safetensors"
-LARGEST_ARGUMENTS = 10_000  # characters of JSON that a file that is not trusted may hand to an environment
 
 
 class Agent:
@@ -35,8 +34,6 @@ class Agent:
     trusted: whether the environment and wrappers that the settings name may be imported; False for what a file says
     """
 
-    trusted = True
-
     def __init__(
         self,
         config: Config,
@@ -46,6 +43,7 @@ class Agent:
         seed: int = 0,
         network: Any = None,
         parameters: Mapping[str, np.ndarray] | None = None,
+        trusted: bool = True,
     ) -> None:
         """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
@@ -54,7 +52,7 @@ class Agent:
             check_fit(parameters, parameter_forms(config, problem))
         self.learner: Learner = make_learner(config, problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
-        self.has_own_network = network is not None
+        self.has_own_network, self.trusted = network is not None, trusted
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -240,11 +238,10 @@ def load(
         )
     config = config.override(device=device, engine=engine)
     try:
-        agent = Agent(config, observations, actions, source, network=network, parameters=parameters)
-        agent.trusted = trust
+        agent = Agent(config, observations, actions, source, network=network, parameters=parameters, trusted=trust)
         agent.learner.load_parameters(parameters)
     except ValueError as error:
-        raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}") from error
+        raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}.") from error
     return agent
 
 

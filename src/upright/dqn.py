@@ -51,8 +51,10 @@ class DQN:
             )
         config = preset if isinstance(preset, Config) else find_preset(preset)
         place = None if folder is None else seed_folder(Path(folder), seed)
-        self.run = Run(env, config.override(**settings), seed, place, network)
+        config = config.override(**settings)
+        self.run = Run(env, config, seed, place, network)
         self.agent = self.run.agent
+        self._total_timesteps = config.total_timesteps  # of a call of `learn` without a number
 
     @property
     def config(self) -> Config:
@@ -64,9 +66,8 @@ class DQN:
 
         progress_bar: show a panel in the terminal · plot: draw it meanwhile, as `upright.views.plot.live` does
         """
-        more = self.config.total_timesteps if total_timesteps is None else total_timesteps
+        more = self._total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
-        self.run.stopping = False  # a stop that was asked for ended the last call, not this one
         reports = train(self.run)
         if plot:
             from upright.views.plot import live

@@ -6,14 +6,11 @@ Dabney, Ostrovski, Barreto: "Temporally-Extended ε-Greedy Exploration", ICLR 20
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from upright.environments.vectors import Outcome
 from upright.state import check_counts
-
-if TYPE_CHECKING:
-    from upright.environments.vectors import Outcome
 
 LONGEST = 10_000  # steps; Dabney 2021, section 4
 
@@ -25,9 +22,9 @@ class Repeats:
     thousand last for a hundred steps at μ = 2. It ends sooner with its episode, or where a mask forbids it.
     """
 
-    def __init__(self, exponent: float | None, num_envs: int) -> None:
+    def __init__(self, exponent: float | None, num_envs: int, num_actions: int) -> None:
         """`exponent`: μ above, or None: every random action is taken once."""
-        self.exponent = exponent
+        self.exponent, self._num_actions = exponent, num_actions
         self._action, self._left = [0] * num_envs, [0] * num_envs
 
     def apply(
@@ -66,6 +63,8 @@ class Repeats:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
-        for name in ("action", "left"):
-            check_counts(name, state[name], (len(self._left),))
+        if self.exponent is None:
+            return
+        check_counts("action", state["action"], (len(self._left),), below=self._num_actions)
+        check_counts("left", state["left"], (len(self._left),))
         self._action, self._left = state["action"].tolist(), state["left"].tolist()

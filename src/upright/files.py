@@ -26,6 +26,7 @@ import numpy as np
 from upright.errors import FolderInUse, RunError
 from upright.machine import available_bytes
 
+LOCK = "lock"  # the name of the file by which a process holds a folder
 LARGEST_JSON = 32 * 2**20  # bytes; a manifest that names 100,000 segments is smaller
 LARGEST_HEADER = 8 * 2**20  # bytes of names and shapes in a safetensors file; those of 50,000 tensors are fewer
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
@@ -255,7 +256,7 @@ def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
 
     patience: seconds to wait for another process to let go of it
     """
-    path = folder / "lock"
+    path = folder / LOCK
     held = filelock.FileLock(path, thread_local=False)  # whichever thread closes the run
     try:
         # Locking empties the file, which therefore must not be another's by a link.

@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 
-from upright.errors import EnvironmentFault, EpisodesLost
+from upright.errors import EnvironmentFault
 from upright.messages import logger
-from upright.runs import control
 from upright.runs.metrics import Progress
 from upright.runs.run import Run
 from upright.settings.config import Config
@@ -17,12 +16,11 @@ from upright.settings.config import Config
 def train(run: Run) -> Iterator[Progress]:
     """Train to `run.config.total_timesteps`, yielding what happened every `log_interval` steps and at the end.
 
-    Whoever wants metrics, a plot or an early stop iterates it; it may be left and taken up again at any yield, and
-    after a fault or Ctrl-C too, with new episodes. A run with a folder gets a checkpoint every `checkpoint_every` steps
-    and at the end; `run.stopping` ends it after the step that it is in.
+    Iterate it for metrics, a plot or an early stop; it may be left and begun again at any yield, and after a fault or
+    Ctrl-C too, with new episodes. A run with a folder gets a checkpoint every `checkpoint_every` steps and at the end;
+    `run.stopping = True` ends it after the step that it is in.
     """
-    config = run.config
-    started, first_step = time.perf_counter(), run.step
+    config, began = run.config, (time.perf_counter(), run.step)
     if config.learning_starts >= config.total_timesteps:
         logger.warning(
             f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
@@ -30,62 +28,25 @@ def train(run: Run) -> Iterator[Progress]:
         )
     if run.interrupted:
         run.restart()
-    run.interrupted = True
     try:
         while run.step < config.total_timesteps and not run.stopping:
+            run.interrupted = True  # until the end of this step
             epsilon = exploration_rate(config, run.step)
             action, explored = run.agent.act(run.obs, run.mask, epsilon, run.random)
             run.repeats.apply(action, explored, run.mask, run.random)
-            try:
-                outcome = run.vector.step(action)
-            except EpisodesLost:
-                run.retake_episodes()
+            outcome = run.take_step(action)
+            if outcome is None:
                 continue
-            except EnvironmentFault:
-                run.checkpoint()  # nothing of this step has been learned yet
-                raise
             for transition in run.nstep.push(run.obs, action, run.mask, outcome, explored):
                 run.replay.push(*transition)
-            run.repeats.end(outcome)
-            run.obs, run.mask = outcome.obs, outcome.mask
-            before, run.step = run.step, run.step + sum(outcome.valid)
-            run.episodes.add(run.step, outcome)
-            learn(run, range(before + 1, run.step + 1))
-
-            evaluating = _crosses(config.eval_freq, before, run.step)
-            if evaluating or run.step >= config.total_timesteps or _crosses(config.log_interval, before, run.step):
-                metrics = {
-                    **run.episodes.means(),
-                    "rollout/exploration_rate": epsilon,
-                    **run.agent.learner.metrics(),
-                    "train/learning_rate": learning_rate(config, run.step),
-                    "train/n_updates": run.updates,
-                    "time/episodes": run.episodes.count,
-                    "time/total_timesteps": run.step,
-                    "time/time_elapsed": time.perf_counter() - run.started,
-                    "time/fps": (run.step - first_step) / (time.perf_counter() - started),
-                }
-                if evaluating:
-                    try:
-                        evaluation = run.agent.evaluate(config.n_eval_episodes)
-                    except EnvironmentFault:
-                        run.report(metrics)  # the step itself is done
-                        run.checkpoint()
-                        raise
-                    metrics["eval/mean_reward"] = evaluation.mean
-                    metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
-                    run.keep_best(evaluation.mean)
-                progress = run.report(metrics)
-                control.answer(run)
-            else:
-                progress = None
-            if run.step >= config.total_timesteps or _crosses(config.checkpoint_every, before, run.step):
+            steps = run.advance(outcome)
+            learn(run, steps)
+            progress = report(run, steps, epsilon, began)
+            if is_due(config.checkpoint_every, steps) or run.step >= config.total_timesteps:
                 run.checkpoint()
+            run.interrupted = False
             if progress is not None:
-                run.interrupted = False
                 yield progress
-                run.interrupted = True
-        run.interrupted = False
     finally:
         run.flush()  # the episodes since the last report, where a fault or Ctrl-C came before the next
 
@@ -101,6 +62,42 @@ def learn(run: Run, steps: range) -> None:
                 run.updates += 1
         if step % config.target_update_interval == 0:
             learner.update_target()
+
+
+def report(run: Run, steps: range, epsilon: float, began: tuple[float, int]) -> Progress | None:
+    """Evaluate and report where one of these steps is due for it, and answer other processes; None where none is.
+
+    began: when this call of `train` began, in seconds, and at which step
+    """
+    config = run.config
+    evaluating = is_due(config.eval_freq, steps)
+    if not (evaluating or is_due(config.log_interval, steps) or run.step >= config.total_timesteps):
+        return None
+    now, (since, first_step) = time.perf_counter(), began
+    metrics = {
+        **run.episodes.means(),
+        "rollout/exploration_rate": epsilon,
+        **run.agent.learner.metrics(),
+        "train/learning_rate": learning_rate(config, run.step),
+        "train/n_updates": run.updates,
+        "time/episodes": run.episodes.count,
+        "time/total_timesteps": run.step,
+        "time/time_elapsed": now - run.started,
+        "time/fps": (run.step - first_step) / (now - since),
+    }
+    if evaluating:
+        try:
+            evaluation = run.agent.evaluate(config.n_eval_episodes)
+        except EnvironmentFault:
+            run.report(metrics)  # the step itself is done
+            run.checkpoint()
+            raise
+        metrics["eval/mean_reward"] = evaluation.mean
+        metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
+        run.keep_best(evaluation.mean)
+    progress = run.report(metrics)
+    run.answer()
+    return progress
 
 
 def exploration_rate(config: Config, step: int) -> float:
@@ -119,5 +116,6 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * max(0.0, 1.0 - step / config.total_timesteps)
 
 
-def _crosses(interval: int, before: int, now: int) -> bool:
-    return interval > 0 and now // interval > before // interval
+def is_due(interval: int, steps: range) -> bool:
+    """Return True if what is due every `interval` steps is due at one of these; an interval of 0 never is."""
+    return interval > 0 and (steps.stop - 1) // interval > (steps.start - 1) // interval

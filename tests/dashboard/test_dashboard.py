@@ -24,6 +24,7 @@ from upright.errors import EnvironmentFault, MissingExtra, RunError, SettingErro
 from upright.loop import train
 from upright.runs import control
 from upright.runs.checkpoint import Checkpoints
+from upright.runs.folders import RunFolder
 
 pytest.importorskip("starlette", reason="the extra 'dashboard' is not installed")
 
@@ -553,7 +554,7 @@ def test_a_run_is_asked_to_write_a_checkpoint_and_to_stop(tmp_path) -> None:
         assert refused.status == 409 and refused.json()["error"] == "This run is stopped: nobody is there to stop."
     finally:
         browser.close()
-    control.ask(folder, "stop")  # too late for the process that is gone, and not meant for the next
+    control.ask(RunFolder(folder), "stop")  # too late for the process that is gone, and not meant for the next
     again = Run.open(folder, 400)
     assert list(train(again))[-1].step == 400
     again.close()
@@ -575,7 +576,7 @@ def test_training_that_was_stopped_from_the_dashboard_says_how_to_go_on(tmp_path
 
     def stop(run: Run) -> None:
         if run.step == 100:
-            control.ask(run.folder, "stop")
+            control.ask(RunFolder(run.folder), "stop")
         answered(run)
 
     monkeypatch.setattr(control, "answer", stop)

@@ -28,6 +28,7 @@ from upright.experiments.panel import SeedsTerminal, table
 from upright.experiments.seeds import Failed, Finished, Records, Reported, Task, Warned, finished, train_seed
 from upright.experiments.training import at_once, experiment, plan
 from upright.runs.control import ask
+from upright.runs.folders import RunFolder
 from upright.runs.run import Run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -221,7 +222,7 @@ def test_a_seed_that_the_dashboard_stops_has_no_result_and_the_others_go_on(tmp_
             break
         if isinstance(event, Reported) and event.task.seed == 0 and not asked:
             asked = True
-            ask(Path(event.task.folder), "stop")
+            ask(RunFolder(Path(event.task.folder)), "stop")
         if isinstance(event, Failed):
             stopped = event
     events.close()

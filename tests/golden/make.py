@@ -36,7 +36,7 @@ from upright.experiments.seeds import Reported, Task  # noqa: E402
 from upright.experiments.tune import STUDY_SCHEMA, Study, run_trials  # noqa: E402
 from upright.loop import train  # noqa: E402
 from upright.runs.checkpoint import CHECKPOINT_SCHEMA  # noqa: E402
-from upright.runs.folders import RUN_SCHEMA  # noqa: E402
+from upright.runs.description import RUN_SCHEMA  # noqa: E402
 
 ASKED = [[0.0, 0.0, 0.0, 0.0], [0.5, -1.0, 0.05, 1.0]]
 

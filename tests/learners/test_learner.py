@@ -717,8 +717,8 @@ def test_parameters_carry_a_learner_to_another(kind):
 
 
 MISFITS = {
-    "missing": (lambda kept, name: kept.pop(name), "{name!r} is missing."),
-    "unknown": (lambda kept, name: kept.update(other=kept[name]), "'other' is not known here."),
+    "missing": (lambda kept, name: kept.pop(name), "{name!r} is missing"),
+    "unknown": (lambda kept, name: kept.update(other=kept[name]), "'other' is not known here"),
     "misshapen": (lambda kept, name: kept.update({name: np.zeros((8, 9))}), "{name!r} has shape (8, 9), and "),
     "no numbers": (
         lambda kept, name: kept.update({name: np.full(kept[name].shape, "x")}),

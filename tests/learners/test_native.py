@@ -527,8 +527,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_loaded(what
     load = learner.load_parameters if what == "parameters" else learner.load_state
     last = list(given)[-1]
     for changed, says in (
-        ({name: value for name, value in given.items() if name != last}, "is missing."),
-        ({**given, "other": given[last]}, "'other' is not known here."),
+        ({name: value for name, value in given.items() if name != last}, "is missing"),
+        ({**given, "other": given[last]}, "'other' is not known here"),
         ({**given, last: np.zeros((8, 9))}, "has shape"),
         ({**given, last: np.full(given[last].shape, "x")}, "holds <U1, and "),
     ):

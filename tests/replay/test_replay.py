@@ -358,7 +358,7 @@ def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, m
     else:
         sync = SyncVectorEnv([lambda e=environment: e for environment in environments], autoreset_mode=mode)
         vector = Vectorised(sync, environments[0].observations, environments[0].actions)
-    nstep = NStep(n, gamma, len(streams), cut=random_steps is not None)
+    nstep = NStep(n, gamma, len(streams), {}, environments[0].actions.n, cut=random_steps is not None)
     obs, mask = vector.reset()
     found: list[list] = [[] for _ in streams]
     taken = np.zeros(len(streams), int)

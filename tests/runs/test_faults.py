@@ -73,13 +73,13 @@ def test_whenever_the_disk_crashes_the_newest_whole_checkpoint_loads(tmp_path, m
 
     with disk.watch(monkeypatch, crash):
         run = Run(Repeating, config, 0, folder)
-        save = run._checkpoints.save
+        save = run.disk._checkpoints.save
 
         def noted(step: int, *rest) -> None:
             save(step, *rest)
             saved[0] = step
 
-        run._checkpoints.save = noted
+        run.disk._checkpoints.save = noted
         whole = finish(run)
     assert len(left) > 300
     worse = []

@@ -203,7 +203,7 @@ def test_an_environment_that_does_not_repeat_itself_is_found_out(mode: str, tmp_
     run = Run.open(folder, source=Unrepeatable)
     step = run.step
     running = [0, 1, 2]  # each was in mid-episode, or had just begun one that its seed does not decide
-    said = f"Unrepeatable does not repeat itself: the running episodes of environments {', '.join(map(str, running))} start anew at step {step:,}"
+    said = f"Unrepeatable does not repeat itself: the running episodes of environments {', '.join(map(str, running))} begin again at step {step:,}"
     assert said in caplog.text
     finish(run)
     lost = [line for line in lines(folder) if "resume/episode_lost" in line]
@@ -222,7 +222,7 @@ def test_one_that_repeats_itself_only_sometimes_is_found_out_too(tmp_path, caplo
         run = Run.open(folder, source=Unrepeatable)
         for i, each in enumerate(run.vector.environments):
             np.testing.assert_array_equal(run.obs[i], each.unwrapped.place)
-            assert len(run.vector.playing[i].actions) == each.unwrapped.time
+            assert len(list(run.vector.playing)[i].actions) == each.unwrapped.time
         finish(run)
 
 
@@ -245,7 +245,7 @@ def test_a_folder_without_a_checkpoint_is_refused_and_left_alone(tmp_path) -> No
     ):
         Run.open(tmp_path / "letters")
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["dear.txt"]
-    with pytest.raises(RunError, match="is no folder of a run"):
+    with pytest.raises(RunError, match="is not the folder of a run"):
         Run.open(tmp_path / "nowhere")
 
 
@@ -342,11 +342,11 @@ config = TINY.override(env_kwargs={"width": width}, buffer_size=count, total_tim
 if doing == "save":
     run = Run(Repeating, config, 0, folder)
     for _ in train(run): pass
-    run.checkpointed = None
+    run.disk.checkpointed = None
     run.checkpoint()     # what is allocated once is there now
     for path in (folder / "checkpoints").rglob("*.safetensors"): path.unlink()
-    run._checkpoints._segments = []
-    run.checkpointed = None
+    run.disk._checkpoints._segments = []
+    run.disk.checkpointed = None
     before = now("VmRSS"); reset()
     run.checkpoint()
 else:

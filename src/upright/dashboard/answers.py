@@ -21,6 +21,7 @@ from upright.dashboard.playing import Wish
 from upright.dashboard.sampling import downsample, within
 from upright.errors import RunError
 from upright.runs import control
+from upright.runs.folders import RunFolder
 
 FRESH = 0.5  # seconds for which a look at the files is good enough
 READ_AT_ONCE = 12 * 2**20  # bytes of metrics that one question may have read in full; of more, a sample is shown first
@@ -174,7 +175,7 @@ class Answers:
             run = self._run(key)
             if run.state != "running":
                 raise RunError(f"This run is {run.state}: nobody is there to {request}.")
-            control.ask(run.folder, request)
+            control.ask(RunFolder(run.folder), request)
         return {"asked": request}
 
     def _run(self, key: str) -> FoundRun:

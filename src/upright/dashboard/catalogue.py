@@ -19,7 +19,7 @@ from upright import files
 from upright.dashboard.following import MetricsFile
 from upright.errors import RunError
 from upright.runs.checkpoint import Checkpoints
-from upright.runs.control import MARKER
+from upright.runs.folders import RunFolder
 
 DEEPEST = 5  # levels of folders below the one that is served
 MOST_FOLDERS, MOST_RUNS = 20_000, 5_000
@@ -131,7 +131,7 @@ class FoundRun:
         total = self.total
         if total is not None and self.step >= total:
             return "finished"
-        path = self.folder / MARKER
+        path = RunFolder(self.folder).marker
         if not os.path.lexists(path):
             return "stopped"
         try:

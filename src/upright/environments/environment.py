@@ -8,20 +8,15 @@ taken again.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import numbers
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from upright.environments.playing import Playing
 from upright.environments.sources import EnvironmentSource, describe, make
 from upright.environments.spaces import Actions, Observations
 from upright.errors import EnvironmentFault
@@ -36,14 +31,6 @@ FLAGS = (bool, np.bool_)
 def episode_seed(run_seed: int, index: int, episode: int) -> int:
     """The seed of one episode of one environment of one run: 32 bits, from NumPy's hash of the three."""
     return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
-
-
-@dataclass
-class Playing:
-    """The episode that an environment is in the midst of: its number, and the actions taken since its beginning."""
-
-    episode: int
-    actions: list[int] = field(default_factory=list)
 
 
 class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
@@ -197,21 +184,5 @@ def make_environment(
 
     notify: told what its user should know (see `upright.make`); of a run's environments only the first's is
     """
-    # A worker is known by the name that Gymnasium gives it: the process that trains also makes an environment by this
-    # function, for its spaces.
-    if multiprocessing.current_process().name.startswith("Worker<"):
-        # It leaves Ctrl-C to the process that trains, which closes its workers, and ends when that is gone.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
     env = make(source, config, render_mode, notify)
     return Environment(env, describe(source), run_seed, index, first_episode, config.stretch_observations)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process when its parent was killed, which closes no pipe that another worker holds a copy of."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,9 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
-from upright.environments.environment import Environment, Playing, make_environment
+from upright.environments.environment import Environment, make_environment
+from upright.environments.playing import Playing, RunningEpisodes
 from upright.environments.sources import EnvironmentSource, quiet
 from upright.environments.spaces import Actions, Observations
+from upright.environments.worker import make_in_worker
 from upright.errors import EnvironmentFault, EpisodesLost
 from upright.messages import logger
 from upright.settings.config import Config
@@ -55,7 +58,7 @@ class Vector(Protocol):
     num_envs: int
     observations: Observations
     actions: Actions
-    playing: list[Playing]
+    playing: RunningEpisodes
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Begin the first episodes: `(obs [E, *shape], mask [E, A] or None)`."""
@@ -70,15 +73,6 @@ class Vector(Protocol):
         """Close the environments, and end their workers."""
 
 
-def note(playing: list[Playing], actions: Sequence[int], outcome: Outcome) -> None:
-    """Keep the record of the running episodes: one step of every environment was taken."""
-    for i, action in enumerate(actions):
-        if outcome.terminated[i] or outcome.truncated[i]:
-            playing[i] = Playing(playing[i].episode + 1)
-        else:
-            playing[i].actions.append(action)
-
-
 class InProcess:
     """Environments stepped one after the other, without a vector's overhead."""
 
@@ -87,12 +81,12 @@ class InProcess:
         self.num_envs = len(self.environments)
         self.observations = self.environments[0].observations
         self.actions = self.environments[0].actions
-        self.playing: list[Playing] = []
+        self.playing = RunningEpisodes([Playing(0)] * self.num_envs, self.actions.n)
         self._valid = [True] * self.num_envs
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
         obs, infos = zip(*(environment.reset() for environment in self.environments), strict=True)
-        self.playing = [Playing(environment.episode) for environment in self.environments]
+        self.playing.replace([Playing(environment.episode) for environment in self.environments])
         return _stack(obs), _stack_masks(infos)
 
     def step(self, actions: np.ndarray) -> Outcome:
@@ -112,12 +106,11 @@ class InProcess:
                 if terminated[i] or truncated[i]:
                     rows[i], infos[i] = environment.reset()
             obs, mask = _stack(rows), _stack_masks(infos)
-        outcome = Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid)
-        note(self.playing, numbers, outcome)
-        return outcome
+        self.playing.add(numbers, terminated, truncated)
+        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid)
 
     def retake(self, playing: Sequence[Playing]) -> list[Retaken]:
-        self.playing = [Playing(each.episode, list(each.actions)) for each in playing]
+        self.playing.replace(playing)
         return [environment.retake(playing) for environment in self.environments]
 
     def close(self) -> None:
@@ -194,7 +187,7 @@ class Workers:
         self.observations, self.actions = first.observations, first.actions
         self._thunks, self._name = thunks, first.name
         self._timeout, self._replacements, self._replaced = timeout, replacements, 0
-        self.playing: list[Playing] = [Playing(first.episode + 1) for _ in thunks]
+        self.playing = RunningEpisodes([Playing(first.episode + 1)] * self.num_envs, self.actions.n)
         self._obs: np.ndarray | None = None
         self._mask: np.ndarray | None = None
         # True in the midst of a step, and after one that failed: workers that wait for each other can only be ended.
@@ -213,7 +206,7 @@ class Workers:
         self._vector = Vectorised(self._async, self.observations, self.actions)
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
-        return stack_retaken(self.retake(self.playing))
+        return stack_retaken(self.retake(list(self.playing)))
 
     def step(self, actions: np.ndarray) -> Outcome:
         while True:
@@ -224,19 +217,19 @@ class Workers:
                 break
             except _WorkerLost as lost:
                 self._replace(lost)
-        note(self.playing, actions.tolist(), outcome)
+        self.playing.add(actions.tolist(), outcome.terminated, outcome.truncated)
         self._obs, self._mask = outcome.obs, outcome.mask
         return outcome
 
     def retake(self, playing: Sequence[Playing]) -> list[Retaken]:
-        self.playing = [Playing(each.episode, list(each.actions)) for each in playing]
+        self.playing.replace(playing)
         self._obs = self._mask = None  # what was seen before is of other episodes
         # Each takes as many steps as its episode has, and may take as long for each; the system waits 24 days at most.
         patience = min(self._timeout * (1 + max(len(each.actions) for each in playing)), LONGEST_PATIENCE)
         while True:
             try:
                 with self._answers("retake"):
-                    self._async.call_async("retake", self.playing)
+                    self._async.call_async("retake", list(self.playing))
                     rows = list(self._async.call_wait(patience))
                 break
             except _WorkerLost as lost:
@@ -297,7 +290,7 @@ class Workers:
         )
         self._start()
         obs, mask = self._obs, self._mask
-        if obs is not None and not repeats(self.retake(self.playing), obs, mask):
+        if obs is not None and not repeats(self.retake(list(self.playing)), obs, mask):
             raise EpisodesLost(f"{self._name} does not repeat itself: its running episodes were lost with a worker.")
 
 
@@ -333,13 +326,14 @@ def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 
 def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_episode: int = 0) -> Vector:
-    """All environments of a run, in this process or in workers."""
+    """Make all environments of a run, in this process or in workers."""
     first = make_environment(source, config, run_seed, 0, first_episode, notify=logger.warning)
-    thunks = [
+    makers = [
         functools.partial(make_environment, source, config, run_seed, index, first_episode)
         for index in range(config.num_envs)
     ]
     if config.vectorization_mode == "sync":
-        return InProcess([first, *(thunk() for thunk in thunks[1:])])
+        return InProcess([first, *(make() for make in makers[1:])])
     first.close()
-    return Workers(thunks, first, config.worker_timeout, config.worker_replacements)
+    in_workers = [functools.partial(make_in_worker, os.getpid(), make) for make in makers]
+    return Workers(in_workers, first, config.worker_timeout, config.worker_replacements)

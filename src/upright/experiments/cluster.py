@@ -27,7 +27,8 @@ from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Wa
 from upright.files import lock, remove
 from upright.machine import cores
 from upright.messages import first_line, told
-from upright.runs.folders import environment_name, is_same, write_description, write_result
+from upright.runs.description import is_same, write_description, write_result
+from upright.runs.folders import ExperimentFolder, RunFolder, environment_name
 from upright.settings.config import Config
 
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed (Ray ends a process whose
@@ -112,9 +113,9 @@ def _claim(experiment: str, task: Task) -> None:
     """Write an experiment's config.json at its URL and here, by which it is known again in both places."""
     config = Config.from_dict(task.config)
     with tempfile.TemporaryDirectory() as place:
-        write_description(Path(place), task.env, config)
+        write_description(ExperimentFolder(Path(place)).config, task.env, config)
         Mirror(Path(place), experiment).push(patience=SECONDS_TO_ANSWER)
-    write_description(Path(task.folder).parent, task.env, config)
+    write_description(RunFolder(Path(task.folder)).experiment.config, task.env, config)
 
 
 def _end(ray: Any, ended: Any, task: Task, apart: str | None) -> Iterator[Event]:
@@ -252,14 +253,15 @@ def _train_apart(task: Task, storage: str) -> dict[str, Any]:
     try:
         with _own_folder() as place:
             here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
-            write_description(Path(here.folder).parent, task.env, Config.from_dict(task.config))
+            folder = RunFolder(Path(here.folder))
+            write_description(folder.experiment.config, task.env, Config.from_dict(task.config))
             mirror = Mirror(Path(here.folder), url(storage, task))
             mirror.pull(patience=SECONDS_TO_ANSWER)
             message = outcome(here, sinks=[mirror])
             try:
                 if "finished" in message:
                     message["finished"]["run"] = task.folder
-                    write_result(Path(here.folder), message["finished"])
+                    write_result(folder.result, message["finished"])
                 mirror.push(patience=PATIENCE)
             except RunError as error:
                 why = message.get("failed", "It came to its end.")

@@ -18,7 +18,8 @@ from upright import files
 from upright.errors import FolderInUse, RunError, UprightError
 from upright.messages import first_line
 from upright.result import Ended, train_to_result
-from upright.runs.folders import clear_unbegun, has_checkpoint, is_same, is_taken
+from upright.runs.description import is_same
+from upright.runs.folders import RunFolder
 from upright.runs.metrics import Sink, TensorBoard
 from upright.runs.run import Run
 from upright.settings.checked import is_number
@@ -94,16 +95,17 @@ def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     found = finished(task)
     if found is not None:
         return Ended(found, None, None)
-    began, folder = time.perf_counter(), Path(task.folder)
-    sinks = [TensorBoard(folder / "tensorboard"), *sinks] if task.tensorboard else sinks
-    if has_checkpoint(folder):
+    began, place = time.perf_counter(), RunFolder(Path(task.folder))
+    folder = place.path
+    sinks = [TensorBoard(place.tensorboard), *sinks] if task.tensorboard else sinks
+    if place.has_checkpoint:
         run = Run.open(folder, source=task.env, config=config)
         if run.seed != task.seed:
             run.close()
             raise RunError(f"{folder} holds the run of another seed, {run.seed}; choose another folder (--out).")
     else:
-        if is_taken(folder):
-            clear_unbegun(folder)
+        if place.is_taken():
+            place.clear_unbegun()
         run = Run(task.env, config, task.seed, folder)
     return train_to_result(run, began, task.preset, sinks, hasty=False)
 

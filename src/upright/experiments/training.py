@@ -19,7 +19,8 @@ from upright.experiments.cluster import train_on_cluster
 from upright.experiments.pool import train_in_processes
 from upright.experiments.seeds import Event, Finished, Task, finished
 from upright.machine import cores
-from upright.runs.folders import describe_run, is_same, seed_folder
+from upright.runs.description import describe_run, is_same
+from upright.runs.folders import seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
 

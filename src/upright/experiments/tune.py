@@ -34,7 +34,8 @@ from upright.experiments.search_space import Space, draw, space_to_dict
 from upright.experiments.seeds import Event, Failed, Finished, Reported, Task
 from upright.experiments.training import plan
 from upright.messages import first_line
-from upright.runs.folders import describe_run, write_description
+from upright.runs.description import describe_run, is_same_description, write_description
+from upright.runs.folders import ExperimentFolder
 from upright.settings.config import Config
 
 if TYPE_CHECKING:
@@ -100,11 +101,7 @@ def describe_study(env: str, config: Config, space: Space, seeds: Sequence[int])
 
 def is_same_study(folder: Path, about: dict[str, Any]) -> bool:
     """Whether a folder holds this very study, by whichever version of upright."""
-    try:
-        written = files.read_json(folder / "study.json")
-    except RunError:
-        return False
-    return {**written, "upright": None} == {**about, "upright": None}
+    return is_same_description(folder / "study.json", about)
 
 
 def run_trials(study: Study, count: int, train: Trainer) -> Generator[Began | Event | Ended]:
@@ -192,7 +189,7 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
                 stored.tell(trial, state=TrialState.PRUNED)
                 continue
             folder = study.folder / _name(trial)
-            write_description(folder, study.env, config)
+            write_description(ExperimentFolder(folder).config, study.env, config)
             return trial, config, files.lock(folder)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from upright.replay.ring import Transition
-from upright.state import check_counts
-
-if TYPE_CHECKING:
-    from upright.environments.vectors import Outcome
+from upright.environments.vectors import Outcome
+from upright.replay.ring import Columns, Transition
+from upright.state import Form, check_counts, check_form
 
 
 class NStep:
@@ -27,8 +25,12 @@ class NStep:
     it leads to says nothing about the greedy policy (Watkins 1989, who so ends the traces of Q(λ)).
     """
 
-    def __init__(self, n: int, gamma: float, num_envs: int, cut: bool = False) -> None:
+    def __init__(
+        self, n: int, gamma: float, num_envs: int, columns: Columns, num_actions: int, cut: bool = False
+    ) -> None:
+        """`columns`: those of the memory that the transitions go to, by which what comes out of a file is checked."""
         self.n, self.gamma, self.cut = n, gamma, cut
+        self._columns, self._num_actions = columns, num_actions
         self._waiting: list[deque[tuple[Any, Any, float, Any]]] = [deque() for _ in range(num_envs)]
 
     def push(
@@ -85,13 +87,21 @@ class NStep:
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        """Resume from what `state` returned. Raises ValueError for what it cannot have returned."""
         count = len(state["env"])
-        check_counts("env", state["env"], (count,))
-        if any(len(array) != count for array in state.values()) or (count and not np.isfinite(state["reward"]).all()):
-            raise ValueError("its unfinished steps are not whole")
-        if (state["env"] >= len(self._waiting)).any() or (np.bincount(state["env"]) >= self.n).any():
-            raise ValueError("more steps wait than can, or in environments that there are not")
+        check_counts("env", state["env"], (count,), below=len(self._waiting))
+        if count:
+            check_counts("action", state["action"], (count,), below=self._num_actions)
+            check_form("reward", state["reward"], Form((count,), np.dtype(np.float64)))
+            if not np.isfinite(state["reward"]).all():
+                raise ValueError("its unfinished steps have a reward that is not finite")
+            if ("mask" in state) != ("mask" in self._columns):
+                raise ValueError("its unfinished steps have masks where the environment has none, or none where it has")
+            for name in state.keys() & {"obs", "mask"}:
+                shape, dtype = self._columns[name]
+                check_form(name, state[name], Form((count, *shape), np.dtype(dtype)))
+        if (np.bincount(state["env"]) >= self.n).any():
+            raise ValueError("more steps wait in an environment than can")
         for waiting in self._waiting:
             waiting.clear()
         for k, env in enumerate(state["env"].tolist()):

@@ -1,133 +1,175 @@
-"""Where runs are kept: names, and what an experiment's config.json says."""
+"""Where runs and experiments are kept: the names of their files, which are written here and nowhere else.
+
+runs/<env>/<experiment>/
+  config.json             the environment and every setting, resolved (see `upright.runs.description`)
+  summary.json            what the seeds' final policies have reached together
+  seed-0/
+    metrics.jsonl         append-only
+    checkpoints/          everything that the run resumes from (see `upright.runs.checkpoint`)
+    policy/               what predict needs
+    best/                 the same, of the best evaluation so far; with eval_freq
+    result.json           the final evaluation
+    tensorboard/          event files; with --tensorboard
+    lock                  held by the process that trains here
+    running.json          which process that is (see `upright.runs.control`)
+    request.json          what another process asks of it
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import upright
 from upright import files
-from upright.environments.sources import EnvironmentSource, describe, portable_name
-from upright.errors import RunError, SettingError
-from upright.runs.control import MARKER, REQUEST
+from upright.environments.sources import EnvironmentSource, describe
+from upright.runs.description import is_same
 from upright.settings.config import Config
 
-RUN_SCHEMA = 1
-# What a run writes before its first checkpoint.
-UNBEGUN = ("metrics.jsonl", "checkpoints", "tensorboard", MARKER, REQUEST)
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, and the names of the files in it."""
+
+    path: Path
+
+    @property
+    def experiment(self) -> ExperimentFolder:
+        """The folder of the experiment that the run belongs to."""
+        return ExperimentFolder(self.path.parent)
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / files.LOCK
+
+    @property
+    def marker(self) -> Path:
+        return self.path / "running.json"
+
+    @property
+    def request(self) -> Path:
+        return self.path / "request.json"
+
+    def is_taken(self) -> bool:
+        """True if there is anything but the lock of a process that stopped before it wrote more."""
+        path = self.path
+        return path.exists() and (not path.is_dir() or any(inner != self.lock for inner in path.iterdir()))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """True if a run has written a checkpoint here, whether it is whole or not."""
+        return any(self.checkpoints.glob("*/manifest.json"))
+
+    def clear_unbegun(self) -> None:
+        """Empty the folder of a run that was killed before its first checkpoint and policy, unless it is in use."""
+        unbegun = {self.metrics, self.checkpoints, self.tensorboard, self.marker, self.request}
+        held = files.lock(self.path)
+        try:
+            paths = [path for path in self.path.iterdir() if path != self.lock]
+            if not self.has_checkpoint and all(path in unbegun or path.name.startswith(".") for path in paths):
+                for path in paths:
+                    files.remove(path)
+        finally:
+            held.release()
+
+    def remove(self) -> None:
+        """Remove the folder, and that of its experiment if it holds no other run."""
+        shutil.rmtree(self.path)
+        experiment = self.experiment
+        if set(experiment.path.iterdir()) <= {experiment.config}:
+            experiment.config.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may begin its run there
+                experiment.path.rmdir()
 
 
-def remove_run(folder: Path) -> None:
-    """The folder of a run, and of its experiment if that holds no other run."""
-    shutil.rmtree(folder)
-    if {each.name for each in folder.parent.iterdir()} <= {"config.json"}:
-        (folder.parent / "config.json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another process may begin its run there
-            folder.parent.rmdir()
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The folder of an experiment, and the names of the files in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def seed(self, seed: int) -> RunFolder:
+        """Return the folder of the run with this seed."""
+        return RunFolder(self.path / f"seed-{seed}")
+
+    def runs(self) -> list[RunFolder]:
+        """Return the folders of the runs that have written metrics, in the order of their names."""
+        return [RunFolder(path.parent) for path in sorted(self.path.glob("seed-*/metrics.jsonl"))]
 
 
 def seed_folder(experiment: Path, seed: int) -> Path:
-    """Where an experiment keeps the run with this seed."""
-    return experiment / f"seed-{seed}"
+    """Return the folder of an experiment's run with this seed."""
+    return ExperimentFolder(experiment).seed(seed).path
 
 
 def new_folder(root: Path, source: EnvironmentSource, config: Config, preset: str, seed: int) -> Path:
-    """A free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these very settings if there is one."""
+    """Return a free folder root/<env>/<preset>[-k]/seed-<seed>, in the experiment with these settings if any."""
     experiments = _folders(root, source, preset, {"": config})
-    return next(folder for folder in (seed_folder(each, seed) for each in experiments) if not is_taken(folder))
+    runs = (ExperimentFolder(experiment).seed(seed) for experiment in experiments)
+    return next(run.path for run in runs if not run.is_taken())
 
 
 def experiment_folder(root: Path, source: EnvironmentSource, config: Config, preset: str) -> Path:
-    """The folder root/<env>/<preset>[-k] of the experiment with these very settings, or a free one."""
+    """Return the folder root/<env>/<preset>[-k] of the experiment with these settings, or a free one."""
     return next(_folders(root, source, preset, {"": config}))
 
 
 def sweep_folder(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Path:
-    """The folder root/<env>/<name>[-k] of which each point holds the experiment with these very settings, or none."""
+    """Return the folder root/<env>/<name>[-k] in which each point is the experiment with its settings, or absent."""
     return next(_folders(root, source, name, configs))
 
 
 def _folders(root: Path, source: EnvironmentSource, name: str, configs: Mapping[str, Config]) -> Iterator[Path]:
-    """The folders in which each of these is the experiment with these settings, or is not there."""
+    """Yield the folders in which each of these is the experiment with these settings, or absent."""
     for folder in numbered_folders(root, source, name):
-        others = (
-            (folder / each).exists() and not is_same(folder / each / "config.json", source, config)
-            for each, config in configs.items()
-        )
+        points = {ExperimentFolder(folder / point): config for point, config in configs.items()}
+        others = (point.path.exists() and not is_same(point.config, source, config) for point, config in points.items())
         if not any(others):
             yield folder
 
 
 def numbered_folders(root: Path, source: EnvironmentSource, name: str) -> Iterator[Path]:
-    """root/<env>/<name>, root/<env>/<name>-2 and so on."""
+    """Yield root/<env>/<name>, root/<env>/<name>-2 and so on."""
     within = root / environment_name(source)
     return (within / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
 
 
 def environment_name(source: EnvironmentSource) -> str:
-    """The environment's name as that of a folder."""
+    """Return the environment's name as that of a folder."""
     return re.sub(r"[^\w.-]+", "_", describe(source))
-
-
-def is_taken(folder: Path) -> bool:
-    """Whether there is anything but the lock of a process that came no further."""
-    return folder.exists() and (not folder.is_dir() or any(path.name != "lock" for path in folder.iterdir()))
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run there has come to a checkpoint, be it whole or not."""
-    return any((folder / "checkpoints").glob("*/manifest.json"))
-
-
-def clear_unbegun(folder: Path) -> None:
-    """Empty the folder of a run that was killed before its first checkpoint and policy, unless it is in use."""
-    held = files.lock(folder)
-    try:
-        paths = [path for path in folder.iterdir() if path.name != "lock"]
-        if not has_checkpoint(folder) and all(path.name in UNBEGUN or path.name.startswith(".") for path in paths):
-            for path in paths:
-                files.remove(path)
-    finally:
-        held.release()
-
-
-def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:
-    """The environment and every setting as JSON values."""
-    description = {
-        "schema": RUN_SCHEMA,
-        "upright": upright.__version__,
-        "env": portable_name(source),
-        "name": describe(source),
-        "config": config.to_dict(),
-    }
-    try:
-        return dict(json.loads(json.dumps(description, allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"A setting cannot be written to config.json: {error}.") from error
-
-
-def write_description(experiment: Path, source: EnvironmentSource, config: Config) -> None:
-    """Write the experiment's config.json."""
-    text = json.dumps(describe_run(source, config), indent=2, ensure_ascii=False) + "\n"
-    files.write(experiment / "config.json", text.encode())
-
-
-def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write the run's result.json."""
-    files.write(folder / "result.json", json.dumps(result, indent=2).encode())
-
-
-def is_same(path: Path, source: EnvironmentSource, config: Config) -> bool:
-    """Whether a config.json describes the same environment and settings, by whichever version of upright."""
-    try:
-        written = files.read_json(path)
-    except RunError:
-        return False
-    ours = describe_run(source, config)
-    return {**written, "upright": None} == {**ours, "upright": None}

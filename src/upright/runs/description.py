@@ -1,0 +1,57 @@
+"""What an experiment's config.json holds, and a run's result.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import upright
+from upright import files
+from upright.environments.sources import EnvironmentSource, describe, portable_name
+from upright.errors import SettingError, UprightError
+from upright.settings.config import Config
+
+RUN_SCHEMA = 1
+
+
+def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:
+    """Return the environment and every setting as JSON values. Raises SettingError for what JSON cannot hold."""
+    description = {
+        "schema": RUN_SCHEMA,
+        "upright": upright.__version__,
+        "env": portable_name(source),
+        "name": describe(source),
+        "config": config.to_dict(),
+    }
+    try:
+        return dict(json.loads(json.dumps(description, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"A setting cannot be written to config.json: {error}.") from error
+
+
+def write_description(path: Path, source: EnvironmentSource, config: Config) -> None:
+    """Write an experiment's config.json."""
+    text = json.dumps(describe_run(source, config), indent=2, ensure_ascii=False) + "\n"
+    files.write(path, text.encode())
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a run's result.json."""
+    files.write(path, json.dumps(result, indent=2).encode())
+
+
+def is_same(path: Path, source: EnvironmentSource, config: Config) -> bool:
+    """True if a config.json describes this environment and these settings, whichever version of upright wrote it."""
+    return is_same_description(path, describe_run(source, config))
+
+
+def is_same_description(path: Path, ours: Mapping[str, Any]) -> bool:
+    """True if a file holds this description, in which settings that are newer than the file are as they were then."""
+    try:
+        written = files.read_json(path)
+        settings = Config.from_file(written["config"]).to_dict()
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError):
+        return False
+    return {**written, "upright": None, "config": settings} == {**ours, "upright": None}
