@@ -12,8 +12,9 @@ from gymnasium import spaces
 
 import upright
 from upright import evaluation, files
+from upright.environments.saved_spaces import from_dict, to_dict
 from upright.environments.sources import EnvironmentSource, portable_name
-from upright.environments.spaces import Actions, Observations, from_dict, to_dict
+from upright.environments.spaces import Actions, Observations
 from upright.environments.trust import allowed_source, named_environment
 from upright.errors import RunError, UprightError
 from upright.learners import Learner, make_learner, parameter_forms, why_engine

@@ -18,7 +18,7 @@ def train(run: Run) -> Iterator[Progress]:
 
     Iterate it for metrics, a plot or an early stop; it may be left and begun again at any yield, and after a fault or
     Ctrl-C too, with new episodes. A run with a folder gets a checkpoint every `checkpoint_every` steps and at the end;
-    `run.stopping = True` ends it after the step that it is in.
+    `run.stop()` ends it after the step that it is in.
     """
     config, began = run.config, (time.perf_counter(), run.step)
     if config.learning_starts >= config.total_timesteps:

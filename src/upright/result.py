@@ -83,7 +83,7 @@ def signals(received: list[int], run: Run | None = None, hasty: bool = True) -> 
         if (run is None and len(received) == 1) or (hasty and len(received) > 1):
             raise KeyboardInterrupt(received[0])
         if run is not None:
-            run.stopping = True
+            run.stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -384,7 +384,7 @@ def test_a_live_run_is_followed_and_stopped_from_the_page(page, root) -> None:
         assert ended.wait(20)
         expect(page.locator(".state.stopped").first).to_be_visible()
     finally:
-        run.stopping = True
+        run.stop()
         thread.join(20)
         shutil.rmtree(root / "CartPole-v1" / "live")
 

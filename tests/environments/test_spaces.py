@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upright.environments.spaces import Actions, Observations, from_dict, suggested_bins, to_dict
+from upright.environments.saved_spaces import from_dict, to_dict
+from upright.environments.spaces import Actions, Observations, suggested_bins
 from upright.errors import SpaceError
 
 shapes = st.lists(st.integers(1, 3), min_size=0, max_size=3).map(tuple)

@@ -35,7 +35,7 @@ class Run:
     disk: where it is kept, if it has a folder
     Warnings and notices go to the logger "upright".
     interrupted: True while a step is taken, and after one that was broken off, so that `train` has to `restart`
-    stopping: True lets `train` end after the step that it is in
+    stopping: True after `stop`, until the run is extended
     best: the highest mean return of an evaluation so far
     Raises before anything is allocated or written when it could not work.
     """
@@ -131,6 +131,10 @@ class Run:
             "run": _Position(self),
         }
 
+    def stop(self) -> None:
+        """Let `train` end after the step that it is in."""
+        self.stopping = True
+
     def extend(self, total_timesteps: int) -> None:
         """Train to that many steps instead, also after a stop; schedules that span the run stretch with it."""
         self.agent.config = self.config.override(total_timesteps=total_timesteps)
@@ -185,7 +189,8 @@ class Run:
         request = self.disk.take_request()
         if request is not None:
             logger.info(f"Asked to {request} at step {self.step:,}.")
-            self.stopping = self.stopping or request == "stop"
+            if request == "stop":
+                self.stop()
             self.checkpoint()
 
     @classmethod

@@ -1,0 +1,54 @@
+"""Workers under each of Python's ways to start a process: they learn the same bits, and end with the one that trains."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from run_digest import is_alive, wait_for
+
+SCRIPT = """
+import hashlib, json, multiprocessing, os, signal, sys
+from upright import Config, Run, train
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    config = Config(
+        total_timesteps=200, learning_starts=50, batch_size=8, net_arch=(8,), num_envs=2, vectorization_mode="async"
+    )
+    run = Run("CartPole-v1", config)
+    for progress in train(run):
+        pass
+    arrays = b"".join(array.tobytes() for name, array in sorted(run.state().items()))
+    workers = [process.pid for process in run.vector._async.processes]
+    print(json.dumps({"digest": hashlib.sha256(arrays).hexdigest(), "workers": workers}), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, dict]:
+    """What the script printed under each start method."""
+    script = tmp_path_factory.mktemp("script") / "script.py"
+    script.write_text(SCRIPT)
+    found = {}
+    for method in multiprocessing.get_all_start_methods():
+        with subprocess.Popen([sys.executable, script, method], stdout=subprocess.PIPE, text=True) as process:
+            found[method] = json.loads(process.stdout.readline())
+        assert process.returncode == -signal.SIGKILL
+    return found
+
+
+def test_every_start_method_learns_the_same_bits(trained) -> None:
+    assert len(trained) > 1 and len({about["digest"] for about in trained.values()}) == 1
+
+
+def test_workers_end_with_the_process_that_trains_though_it_is_killed(trained) -> None:
+    workers = [worker for about in trained.values() for worker in about["workers"]]
+    assert len(workers) == 2 * len(trained)
+    wait_for(lambda: not any(map(is_alive, workers)))
