@@ -17,7 +17,7 @@ import numpy as np
 from peers import FILLED, ONE_IN
 
 from upright.loop import learn, train
-from upright.replay import PrioritisedReplay, ReplayMemory
+from upright.replay import ReplayMemory
 from upright.runs.run import Run
 from upright.settings.config import Config, Prioritised
 
@@ -103,7 +103,7 @@ def uniform_samples(batch_size: int) -> Work:
 
 def prioritised_samples(batch_size: int) -> Work:
     """A batch out of a full prioritised replay memory."""
-    return _samples(PrioritisedReplay(FILLED, Prioritised()), batch_size)
+    return _samples(ReplayMemory(FILLED, replay=Prioritised()), batch_size)
 
 
 def fma_peak() -> Work:

@@ -58,7 +58,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def digests(run: Run) -> dict[str, str]:
     """Everything that a run is, part by part, so that a difference has a name."""
     parts = {name: np.ascontiguousarray(array) for name, array in run.state().items()}
-    columns = run.replay.columns._asdict()
+    columns = run.replay.ring.columns._asdict()
     parts |= {f"column {name}": column for name, column in columns.items() if column is not None}
     found = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in parts.items()}
     if run.folder is not None:

@@ -84,7 +84,7 @@ def changes(exponent: float | None) -> int:
     run = Run(Noisy, config, seed=0)
     list(train(run))
     run.close()
-    return np.count_nonzero(np.diff(run.replay.columns.action[: len(run.replay)]))
+    return np.count_nonzero(np.diff(run.replay.ring.columns.action[: len(run.replay)]))
 
 
 def test_random_actions_of_a_run_come_in_stretches() -> None:
@@ -96,7 +96,7 @@ def test_masks_hold_for_what_is_repeated(num_envs: int) -> None:
     config = SETTINGS.override(exploration_final_eps=1.0, exploration_repeat=1.1, num_envs=num_envs)
     run = Run(Masked, config, seed=0)
     list(train(run))
-    rows, kept = run.replay.columns, np.arange(len(run.replay))
+    rows, kept = run.replay.ring.columns, np.arange(len(run.replay))
     assert rows.mask[kept, rows.action[kept]].all()
     run.close()
 

@@ -17,7 +17,7 @@ from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
 from upright.learners import make_learner
 from upright.learners.problem import Problem
 from upright.loop import exploration_rate, learning_rate, train
-from upright.replay import Batch, Transition
+from upright.replay import Batch, Columns
 from upright.runs.folders import new_folder, seed_folder
 from upright.runs.metrics import JsonLines, Progress
 from upright.runs.run import Run
@@ -69,7 +69,7 @@ def test_a_table_learns_as_tabular_q_learning_does(env: str, gamma: float) -> No
     run = Run(env, config, seed=4, network=table)
     tabular = np.zeros_like(q_table(run.agent.learner))
     for _ in train(run):
-        t = Batch(run.replay.columns, np.array([0]), None).transition
+        t = Batch(run.replay.ring.columns, np.array([0]), None).transition
         s, a, s_next = t.obs[0].argmax(), t.action[0], t.next_obs[0].argmax()
         tabular[s, a] += alpha * (t.reward[0] + t.discount[0] * tabular[s_next].max() - tabular[s, a])
     run.close()
@@ -123,7 +123,7 @@ def test_sweeps_over_an_environment_are_value_iteration_and_reach_its_q(env: str
             rows += [(s, a, r, gamma * (not done), s2) for _, s2, r, done in outcomes] * repeats
     s, a, r, discount, s2 = (np.array(column) for column in zip(*rows, strict=True))
     one_hot = np.eye(states, dtype=np.uint8)
-    batch = Batch(Transition(one_hot[s], a, r.astype(float), discount, one_hot[s2]), np.arange(len(s)), None)
+    batch = Batch(Columns(one_hot[s], a, r.astype(float), discount, one_hot[s2]), np.arange(len(s)), None)
     learner = make_learner(TABULAR, Problem((states,), False, actions), 0, table)
     q = np.zeros((states, actions))
     for sweep in range(600):
@@ -145,7 +145,7 @@ def digest(run: Run) -> str:
         metrics = {tag: value for tag, value in progress.metrics.items() if not tag.startswith("time/")}
         sha.update(json.dumps([progress.step, [e.reward for e in progress.episodes], metrics]).encode())
     run.close()
-    for column in Batch(run.replay.columns, np.arange(len(run.replay)), None).transition:
+    for column in Batch(run.replay.ring.columns, np.arange(len(run.replay)), None).transition:
         if column is not None:
             sha.update(column.tobytes())
     for name, value in sorted(run.agent.learner.parameters().items()):
@@ -189,7 +189,7 @@ def test_no_mask_is_violated_in_a_hundred_thousand_steps() -> None:
     for _ in train(run):
         pass
     assert run.step == 100_000
-    stored = Batch(run.replay.columns, np.arange(len(run.replay)), None).transition
+    stored = Batch(run.replay.ring.columns, np.arange(len(run.replay)), None).transition
     assert stored.mask[np.arange(len(stored.action)), stored.action].all()
     counts = np.bincount(stored.action, minlength=5)
     assert (counts > 5_000).all()

@@ -15,7 +15,7 @@ from upright.learners import make_learner, moments
 from upright.learners.initialisation import initial_parameters, parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
-from upright.replay import Batch, Transition
+from upright.replay import Batch, Columns
 from upright.settings.config import (
     Categorical,
     Config,
@@ -74,7 +74,7 @@ def random_batch(size=16, seed=0, problem=PROBLEM, weight=None, **columns):
         "discount": 0.99 * (np.arange(size) % 3 != 0),
         "next_obs": random.standard_normal(shape, np.float32),
     }
-    return Batch(Transition(**{**fields, **columns}), np.arange(size), weight)
+    return Batch(Columns(**{**fields, **columns}), np.arange(size), weight)
 
 
 def perceptron(dtype=torch.float64, seed=0):
@@ -344,9 +344,7 @@ def test_weights_scale_the_loss_of_each_sample():
     weight = np.random.default_rng(5).uniform(0, 3, 16)
     batch = random_batch(weight=weight)
     singles = [
-        displacement(
-            config, Batch(Transition(*[f if f is None else f[i : i + 1] for f in batch.transition]), [0], None)
-        )
+        displacement(config, Batch(Columns(*[f if f is None else f[i : i + 1] for f in batch.transition]), [0], None))
         for i in range(16)
     ]
     expected = sum(w * step for w, step in zip(weight, singles, strict=True)) / 16
@@ -357,9 +355,7 @@ def test_a_sample_without_weight_has_no_influence():
     weight = np.array([0.0] + [1.0] * 15)
     other = random_batch(seed=9).transition
     base = random_batch().transition
-    changed = Transition(
-        *[f if f is None else np.concatenate([g[:1], f[1:]]) for f, g in zip(base, other, strict=True)]
-    )
+    changed = Columns(*[f if f is None else np.concatenate([g[:1], f[1:]]) for f, g in zip(base, other, strict=True)])
     steps = [displacement(plain(), Batch(each, np.arange(16), weight)) for each in (base, changed)]
     np.testing.assert_allclose(*steps, rtol=0, atol=1e-15)
     assert np.abs(steps[0]).max() > 1e-3
@@ -404,12 +400,9 @@ def test_every_combination_learns(kind, bootstrap, dueling, noisy, prioritised):
     for name, value in after.items():
         assert np.isfinite(value).all(), name
         assert (value != before[name]).any(), name
-    if prioritised:
-        assert priority.shape == (16,)
-        assert np.isfinite(priority).all()
-        assert (priority >= 0).all()
-    else:
-        assert priority is None
+    assert priority.shape == (16,)
+    assert np.isfinite(priority).all()
+    assert (priority >= 0).all()
     assert all(np.isfinite(value) for value in learner.metrics().values())
     assert learner.q_values(batch.transition.obs).shape == (16, 3)
 

@@ -41,7 +41,7 @@ from upright.learners.problem import Problem
 from upright.learners.torch.learner import TorchLearner
 from upright.learners.torch.losses import Transitions, chosen, masked
 from upright.learners.torch.losses import _distributional_target as distributional_target
-from upright.replay import Batch, Transition
+from upright.replay import Batch, Columns
 from upright.settings.config import (
     Categorical,
     Config,
@@ -154,7 +154,7 @@ class Memory(NamedTuple):
     def problem(self) -> Problem:
         return Problem((self.inputs,), False, self.actions)
 
-    def columns(self) -> Transition:
+    def columns(self) -> Columns:
         random, size = np.random.default_rng(self.seed), 256
 
         def observations() -> np.ndarray:
@@ -173,7 +173,7 @@ class Memory(NamedTuple):
             action = np.where(mask[np.arange(size), action], action, mask.argmax(axis=1))
         discount = 0.9 * (np.arange(size) % 3 != 0)
         reward = random.normal(size=size)
-        return Transition(observations(), action, reward, discount, observations(), mask, next_mask)
+        return Columns(observations(), action, reward, discount, observations(), mask, next_mask)
 
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -230,7 +230,7 @@ def steady(exact: TorchLearner, batch: Batch) -> np.ndarray:
     return good.numpy()
 
 
-def steady_batch(exact: TorchLearner, columns: Transition, random: np.random.Generator) -> Batch:
+def steady_batch(exact: TorchLearner, columns: Columns, random: np.random.Generator) -> Batch:
     """A batch in which nothing hangs on rounding, drawn at random from a memory."""
     size, is_implicit = exact.config.batch_size, isinstance(exact.config.loss, ImplicitQuantile)
     candidates = Batch(columns, random.integers(len(columns.action), size=size if is_implicit else size + 8), None)
@@ -291,8 +291,7 @@ def test_300_updates_end_as_close_to_float64_as_pytorchs_do(fixed: dict[str, Any
                 continue
             for name, engine in engines.items():
                 priority = engine.update(batch, config.learning_rate)
-                assert (priority is None) == isinstance(config.replay, Uniform)
-                priorities[name].append([] if priority is None else priority * (batch.weight > 0))
+                priorities[name].append(priority * (batch.weight > 0))
                 if update % 10 == 0:
                     engine.update_target()
         ends = {name: engine.state() for name, engine in engines.items()}
@@ -405,7 +404,7 @@ def test_matrices_of_every_shape_are_multiplied_right(instruction_set: str, batc
         # ∂½(Q(s, a) − r)²/∂W = (Q(s, a) − r) s in the row of a
         action, reward = random.integers(outputs, size=batch), random.normal(size=batch)
         columns = {"obs": obs, "action": action, "reward": reward, "discount": np.zeros(batch), "next_obs": obs}
-        learner.update(Batch(Transition(**columns), np.arange(batch), None), 0.1)
+        learner.update(Batch(Columns(**columns), np.arange(batch), None), 0.1)
         slope = (np.arange(outputs) == action[:, None]) * (exact - reward[:, None]) / batch
         size = (np.arange(outputs) == action[:, None]) * (np.abs(exact) + np.abs(reward[:, None]) + error) / batch
         gradient = learner.gradient()

@@ -14,8 +14,10 @@ from toy_environments import Scripted
 from upright.environments.environment import Environment
 from upright.environments.vectors import InProcess, Vectorised
 from upright.errors import UprightError
-from upright.replay import Batch, NStep, PrioritisedReplay, ReplayMemory, SumTree, ring
-from upright.settings.config import Prioritised
+from upright.replay import Batch, NStep, ReplayMemory, ring
+from upright.replay.memory import Uniformly
+from upright.replay.prioritised import ByPriority, SumTree
+from upright.settings.config import Prioritised, Uniform
 
 
 def native_tree(capacity: int):
@@ -40,7 +42,7 @@ def test_the_ring_holds_the_last_transitions(capacity: int, pushes: int) -> None
         memory.push(*transition(k))
     assert len(memory) == min(capacity, pushes)
     if pushes:
-        stored = Batch(memory.columns, np.arange(len(memory)), None).transition
+        stored = Batch(memory.ring.columns, np.arange(len(memory)), None).transition
         assert sorted(stored.reward * 2) == list(range(max(0, pushes - capacity), pushes))
         for row in range(len(memory)):
             expected = transition(int(stored.reward[row] * 2))
@@ -64,14 +66,14 @@ def test_pushing_copies_and_sampling_copies() -> None:
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("kind", ["uniform", "prioritised"])
 def test_a_batch_names_rows_of_the_memorys_own_columns(kind: str, masks: bool, allocated: bool) -> None:
-    columns = ring.columns_for((2,), np.float32, 3 if masks else None) if allocated else None
-    memory = ReplayMemory(6, columns) if kind == "uniform" else PrioritisedReplay(6, Prioritised(), columns)
+    columns = ring.transition_forms((2,), np.dtype(np.float32), 3 if masks else None) if allocated else None
+    memory = ReplayMemory(6, columns, replay=Uniform() if kind == "uniform" else Prioritised())
     given, seen = [], []
     for k in range(9):
         given.append((*transition(k), *([np.arange(3) != k % 3, np.arange(3) == k % 3] if masks else [None, None])))
         memory.push(*given[-1])
         batch = memory.sample(20)
-        assert batch.columns is memory.columns
+        assert batch.columns is memory.ring.columns
         seen.append(batch.columns)
         drawn = batch.transition
         for row, place in enumerate(batch.place):
@@ -95,8 +97,26 @@ def test_uniform_draws_are_uniform_and_seeded() -> None:
     assert stats.chisquare(np.bincount(draws[0], minlength=50)).pvalue > 1e-3
 
 
+def test_the_ring_and_what_draws_its_rows_know_nothing_of_each_other() -> None:
+    """A memory is a ring and a selector: with the same seed, the selector alone draws the memory's rows."""
+    for replay, selector in ((Uniform(), Uniformly(7)), (Prioritised(), ByPriority(5, Prioritised(), 7))):
+        memory, ring_alone = ReplayMemory(5, seed=7, replay=replay), ring.Ring(5)
+        for k in range(8):
+            memory.push(*transition(k))
+            selector.add(ring_alone.push(*transition(k)))
+            place, weight = selector.select(20, min(k + 1, 5), 0.5)
+            batch = memory.sample(20, 0.5)
+            np.testing.assert_array_equal(batch.place, place)
+            np.testing.assert_array_equal(batch.weight, weight)
+            priority = np.arange(20.0)
+            memory.reprioritise(batch, priority)
+            selector.reprioritise(place, priority)
+        for name, column in ring_alone.columns.named().items():
+            np.testing.assert_array_equal(column, memory.ring.columns.named()[name])
+
+
 def test_an_empty_memory_says_what_to_do() -> None:
-    for memory in (ReplayMemory(3), PrioritisedReplay(3, Prioritised())):
+    for memory in (ReplayMemory(3), ReplayMemory(3, replay=Prioritised())):
         with pytest.raises(ValueError, match="push a transition before you sample"):
             memory.sample(1)
     with pytest.raises(ValueError, match="holds at least 1 transition"):
@@ -104,11 +124,11 @@ def test_an_empty_memory_says_what_to_do() -> None:
 
 
 def test_memory_is_counted_before_it_is_allocated_and_refused_when_there_is_not_enough() -> None:
-    columns = ring.columns_for((4, 84, 84), np.uint8, 18)
+    columns = ring.transition_forms((4, 84, 84), np.dtype(np.uint8), 18)
     per_transition = 2 * 4 * 84 * 84 + 8 + 8 + 8 + 2 * 18
     assert ring.bytes_needed(1_000_000, columns) == 1_000_000 * per_transition
     memory = ReplayMemory(10, columns)
-    assert sum(column.nbytes for column in memory.columns) == 10 * per_transition
+    assert sum(column.nbytes for column in memory.ring.columns) == 10 * per_transition
     ring.check_memory(2**20)
     with pytest.raises(UprightError, match=r"needs 1048576.00 GiB, and .* available here: lower buffer_size"):
         ring.check_memory(2**50)
@@ -190,8 +210,8 @@ def test_both_sum_trees_draw_the_same_transitions(capacity: int, monkeypatch) ->
     memories = []
     for make in (SumTree, native_tree):
         monkeypatch.setattr("upright.replay.prioritised.sum_tree", make)
-        memories.append(PrioritisedReplay(capacity, Prioritised(), seed=1))
-        assert type(memories[-1]._tree) is type(make(1))
+        memories.append(ReplayMemory(capacity, seed=1, replay=Prioritised()))
+        assert type(memories[-1].selector._tree) is type(make(1))
     for k in range(capacity + 40):
         for memory in memories:
             memory.push(*transition(k))
@@ -254,11 +274,11 @@ def test_a_capacity_that_cannot_be_is_refused(capacity) -> None:
         native_tree(capacity)
 
 
-def prioritised(capacity: int, priorities: np.ndarray, settings: Prioritised) -> PrioritisedReplay:
-    memory = PrioritisedReplay(capacity, settings, seed=1)
+def prioritised(capacity: int, priorities: np.ndarray, settings: Prioritised) -> ReplayMemory:
+    memory = ReplayMemory(capacity, seed=1, replay=settings)
     for k in range(len(priorities)):
         memory.push(*transition(k))
-    everything = Batch(memory.columns, np.arange(len(memory)), None)
+    everything = Batch(memory.ring.columns, np.arange(len(memory)), None)
     memory.reprioritise(everything, priorities)
     return memory
 
@@ -300,7 +320,7 @@ def test_alpha_zero_is_uniform() -> None:
 def test_a_new_transition_has_the_largest_priority_so_far() -> None:
     memory = prioritised(8, np.array([1.0, 5.0, 2.0]), Prioritised(alpha=1.0, epsilon=1e-12))
     memory.push(*transition(3))
-    np.testing.assert_allclose(memory._tree[np.arange(4)], [1, 5, 2, 5], rtol=1e-9)
+    np.testing.assert_allclose(memory.selector.priorities(4), [1, 5, 2, 5], rtol=1e-9)
 
 
 # --- n-step, against brute force over the environments' own episodes, in every autoreset mode

@@ -43,7 +43,7 @@ from upright.errors import Diverged, EnvironmentFault, RunError, UprightError
 from upright.learners import make_learner
 from upright.learners.problem import Problem
 from upright.loop import train
-from upright.replay import Batch, Transition
+from upright.replay import Batch, Columns
 from upright.runs.checkpoint import Checkpoints
 from upright.runs.folders import seed_folder
 from upright.runs.run import Run
@@ -500,8 +500,8 @@ def test_an_environments_fault_is_named_stores_nothing_and_is_resumed_from_when_
     ):
         list(train(run))
     run.close()
-    assert checkpoints(folder)[-1] == run.step == run.replay.pushed
-    stored = run.replay.rows(0, min(run.step, 250))
+    assert checkpoints(folder)[-1] == run.step == run.replay.ring.pushed
+    stored = run.replay.ring.rows(0, min(run.step, 250))
     assert all(np.isfinite(array).all() for array in stored.values())
     healthy = Run(Repeating, config.override(env_kwargs={}), 0)
     for _ in train(healthy):
@@ -520,7 +520,7 @@ def healthy_rows(config, count: int) -> np.ndarray:
     run = Run(Repeating, config.override(env_kwargs={}, total_timesteps=max(count, 51)), 0)
     list(train(run))
     run.close()
-    return run.replay.rows(0, count)["obs"]
+    return run.replay.ring.rows(0, count)["obs"]
 
 
 def test_an_observation_outside_its_space_is_a_fault_that_is_resumed_from(tmp_path, tried) -> None:
@@ -681,7 +681,7 @@ def test_no_update_is_made_with_what_is_no_number(engine, optimizer, tried) -> N
     obs = random_numbers.normal(size=(2, 8, 3)).astype(np.float32)
     for bad in (np.nan, np.inf, 1e30):  # a loss that is nan, inf, and a gradient that is inf
         learner = make_learner(config, Problem((3,), False, 2), 0)
-        columns = Transition(obs[0], np.zeros(8, np.int64), np.zeros(8), np.full(8, 0.9), obs[1])
+        columns = Columns(obs[0], np.zeros(8, np.int64), np.zeros(8), np.full(8, 0.9), obs[1])
         learner.update(Batch(columns, np.arange(8), None), 0.01)
         before = learner.state()
         spoilt = columns._replace(reward=np.where(np.arange(8) == 3, bad, 0.0))

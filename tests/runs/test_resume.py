@@ -208,7 +208,7 @@ def test_an_environment_that_does_not_repeat_itself_is_found_out(mode: str, tmp_
     finish(run)
     lost = [line for line in lines(folder) if "resume/episode_lost" in line]
     assert lost == [{"step": step, "env": i, "resume/episode_lost": True} for i in running]
-    stored = run.replay.rows(run.replay.pushed - len(run.replay), run.replay.pushed)
+    stored = run.replay.ring.rows(run.replay.ring.pushed - len(run.replay), run.replay.ring.pushed)
     assert all(np.isfinite(array).all() for name, array in stored.items() if "mask" not in name)
     assert run.step >= 600
 
@@ -358,7 +358,7 @@ else:
     gc.collect(); reset()
     run = Run.open(folder, source=Repeating)
 peak = now("VmHWM")
-columns = sum(column.nbytes for column in run.replay.columns if column is not None)
+columns = sum(column.nbytes for column in run.replay.ring.columns if column is not None)
 assert len(run.replay) == count
 run.close()
 print(before, peak, columns)

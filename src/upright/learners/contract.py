@@ -27,8 +27,8 @@ class Learner(Protocol):
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
         """Q(s, ·) of the online network: obs `[B, *shape]` → `[B, A]`; `explore` draws noise for noisy layers."""
 
-    def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
-        """Descend one gradient step; the priorities `[B]`, or None when the replay is uniform."""
+    def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
+        """Descend one gradient step, and return the priorities `[B]` (Schaul 2016, section 3.3)."""
 
     def update_target(self) -> None:
         """θ⁻ ← τ θ + (1 − τ) θ⁻."""

@@ -17,8 +17,8 @@ from upright.errors import Diverged, UprightError
 from upright.learners.contract import moments
 from upright.learners.initialisation import initial_parameters, outputs_per_action, parameter_shapes
 from upright.learners.problem import Problem
-from upright.replay import Batch, Transition
-from upright.settings.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile, Uniform
+from upright.replay import Batch, Columns
+from upright.settings.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile
 from upright.state import check_fit, generator_state, noise_generator, set_generator_state
 
 MULTIPLE = 16
@@ -50,8 +50,7 @@ class NativeLearner:
         self._target = _views(self._native.target, shapes)
         self._moments = {name: _views(getattr(self._native, MOMENTS[name]), shapes) for name in moments(config)}
         self._random = noise_generator(seed)
-        self._columns: Transition | None = None
-        self._is_uniform = isinstance(config.replay, Uniform)
+        self._columns: Columns | None = None
         self.load_parameters(initial_parameters(config, problem, seed))
 
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
@@ -62,13 +61,13 @@ class NativeLearner:
         self._native.q_values(obs, q, explore)
         return q
 
-    def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
+    def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         if batch.columns is not self._columns:
             self._bind(batch.columns)
         if self.config.noisy:
             self._resample(of_target=False)
             self._resample(of_target=True)
-        priority = None if self._is_uniform else np.empty(len(batch.place), np.float32)
+        priority = np.empty(len(batch.place), np.float32)
         loss = self.config.loss
         fractions = self._draw_fractions(len(batch.place), loss) if isinstance(loss, ImplicitQuantile) else ()
         if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
@@ -162,7 +161,7 @@ class NativeLearner:
         except MemoryError as error:
             raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
 
-    def _bind(self, columns: Transition) -> None:
+    def _bind(self, columns: Columns) -> None:
         self._native.bind(
             columns.obs,
             columns.next_obs,

@@ -1,18 +1,17 @@
-"""Transitions in contiguous columns: stored, drawn uniformly or by priority, and folded over n steps."""
+"""Transitions in contiguous columns: folded over n steps, stored, and drawn uniformly or by priority."""
 
+from upright.replay.memory import Batch, ReplayMemory
 from upright.replay.nstep import NStep
-from upright.replay.prioritised import PrioritisedReplay, SumTree
-from upright.replay.ring import Batch, Columns, ReplayMemory, Transition, bytes_needed, check_memory, columns_for
+from upright.replay.ring import Columns, Ring, Transition, bytes_needed, check_memory, transition_forms
 
 __all__ = [
     "Batch",
     "Columns",
     "NStep",
-    "PrioritisedReplay",
     "ReplayMemory",
-    "SumTree",
+    "Ring",
     "Transition",
     "bytes_needed",
     "check_memory",
-    "columns_for",
+    "transition_forms",
 ]

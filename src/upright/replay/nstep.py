@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from upright.environments.vectors import Outcome
-from upright.replay.ring import Columns, Transition
+from upright.replay.ring import Transition
 from upright.state import Form, check_counts, check_form
 
 
@@ -26,11 +26,11 @@ class NStep:
     """
 
     def __init__(
-        self, n: int, gamma: float, num_envs: int, columns: Columns, num_actions: int, cut: bool = False
+        self, n: int, gamma: float, num_envs: int, forms: Mapping[str, Form], num_actions: int, cut: bool = False
     ) -> None:
-        """`columns`: those of the memory that the transitions go to, by which what comes out of a file is checked."""
+        """`forms`: those of the transitions, by which arrays out of a file are checked."""
         self.n, self.gamma, self.cut = n, gamma, cut
-        self._columns, self._num_actions = columns, num_actions
+        self._forms, self._num_actions = forms, num_actions
         self._waiting: list[deque[tuple[Any, Any, float, Any]]] = [deque() for _ in range(num_envs)]
 
     def push(
@@ -95,11 +95,11 @@ class NStep:
             check_form("reward", state["reward"], Form((count,), np.dtype(np.float64)))
             if not np.isfinite(state["reward"]).all():
                 raise ValueError("its unfinished steps have a reward that is not finite")
-            if ("mask" in state) != ("mask" in self._columns):
+            if ("mask" in state) != ("mask" in self._forms):
                 raise ValueError("its unfinished steps have masks where the environment has none, or none where it has")
             for name in state.keys() & {"obs", "mask"}:
-                shape, dtype = self._columns[name]
-                check_form(name, state[name], Form((count, *shape), np.dtype(dtype)))
+                form = self._forms[name]
+                check_form(name, state[name], Form((count, *form.shape), form.dtype))
         if (np.bincount(state["env"]) >= self.n).any():
             raise ValueError("more steps wait in an environment than can")
         for waiting in self._waiting:

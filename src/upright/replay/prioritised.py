@@ -1,16 +1,16 @@
-"""Proportional prioritised replay (Schaul 2016)."""
+"""Rows drawn by their priority: proportional prioritised replay (Schaul 2016)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from upright.errors import Diverged
-from upright.replay.ring import Batch, Columns, ReplayMemory
 from upright.settings.config import Prioritised
+from upright.state import generator_state, set_generator_state
 
 BLOCK = 64
 
@@ -59,8 +59,21 @@ class SumTree:
         return found
 
 
-def sum_tree(capacity: int) -> Any:
-    """The C++ tree of `native/sum_tree.h`, which does the same sooner, where it was built; else `SumTree`."""
+class Tree(Protocol):
+    """What `SumTree` and the C++ tree of `native/sum_tree.h` have in common."""
+
+    @property
+    def total(self) -> float: ...
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray: ...
+
+    def set(self, index: np.ndarray | int, value: np.ndarray | float, /) -> None: ...
+
+    def find(self, mass: np.ndarray, /) -> np.ndarray: ...
+
+
+def sum_tree(capacity: int) -> Tree:
+    """Return the C++ tree of `native/sum_tree.h`, which does the same faster, where it was built; else `SumTree`."""
     try:
         from upright._native import SumTree as NativeSumTree
     except ImportError:
@@ -68,69 +81,63 @@ def sum_tree(capacity: int) -> Any:
     return NativeSumTree(capacity)
 
 
-class PrioritisedReplay(ReplayMemory):
-    """A replay memory that draws transition i with probability P(i) = pᵢ^α / Σ pₖ^α   (Schaul 2016, eq. 1)
+class ByPriority:
+    """Draws row i with probability P(i) = pᵢ^α / Σ pₖ^α   (Schaul 2016, eq. 1)
 
-    and weighs it by wᵢ = (N·P(i))^(−β) / max w in the loss (section 3.4), the maximum being over the batch. A new
-    transition gets the largest priority seen so far, so that each is likely to be drawn soon.
+    and weighs it by wᵢ = (N·P(i))^(−β) / max w in the loss (section 3.4), the maximum being over the batch. A new row
+    gets the largest priority seen so far, so that each is likely to be drawn soon.
     """
 
-    def __init__(self, capacity: int, settings: Prioritised, columns: Columns | None = None, seed: int = 0) -> None:
-        super().__init__(capacity, columns, seed)
-        self.settings = settings
-        self._tree: SumTree = sum_tree(capacity)
+    def __init__(self, capacity: int, settings: Prioritised, seed: int) -> None:
+        self.capacity, self.settings = capacity, settings
+        self._random = np.random.default_rng(seed)
+        self._tree = sum_tree(capacity)
         self._largest = 1.0
 
-    def push(
-        self,
-        obs: Any,
-        action: Any,
-        reward: Any,
-        discount: Any,
-        next_obs: Any,
-        mask: Any = None,
-        next_mask: Any = None,
-    ) -> int:
-        place = super().push(obs, action, reward, discount, next_obs, mask, next_mask)
+    def add(self, place: int) -> None:
         self._tree.set(place, self._largest**self.settings.alpha)
-        return place
 
-    def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
-        """Draw a batch, one transition from each of `batch_size` equal shares of the total priority.
+    def select(self, count: int, length: int, progress: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draw one row from each of `count` equal shares of the total priority.
 
-        β runs from beta_initial to beta_final with `progress`, the share of training done, in [0, 1].
+        β runs from beta_initial to beta_final with `progress`.
         """
-        if not len(self):
-            raise ValueError("the memory is empty: push a transition before you sample")
         total = self._tree.total
-        mass = (np.arange(batch_size) + self.random.random(batch_size)) * (total / batch_size)
-        index = self._tree.find(mass)
+        mass = (np.arange(count) + self._random.random(count)) * (total / count)
+        place = self._tree.find(mass)
         beta = self.settings.beta_initial + progress * (self.settings.beta_final - self.settings.beta_initial)
-        weight = (len(self) * self._tree[index] / total) ** -beta
-        return Batch(self.columns, index, weight / weight.max())
+        weight = (length * self._tree[place] / total) ** -beta
+        return place, weight / weight.max()
 
-    def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
-        """Set pᵢ = |priority| + ε for the transitions of the batch. Raises Diverged when one is not finite."""
+    def reprioritise(self, place: np.ndarray, priority: np.ndarray) -> None:
+        """Set pᵢ = |priority| + ε. Raises Diverged when one is not finite."""
         priority = np.abs(np.asarray(priority, np.float64)) + self.settings.epsilon
         if not np.isfinite(priority).all():
             raise Diverged("A priority", float(priority[~np.isfinite(priority)][0]))
         self._largest = max(self._largest, float(priority.max()))
-        self._tree.set(batch.place, priority**self.settings.alpha)
+        self._tree.set(place, priority**self.settings.alpha)
 
-    def state(self) -> dict[str, np.ndarray]:
-        masses = self._tree[np.arange(len(self))]
-        return {**super().state(), "masses": masses, "largest": np.array(self._largest)}
+    def priorities(self, length: int) -> np.ndarray:
+        """Return pᵢ^α of the first rows `[length]`."""
+        return self._tree[np.arange(length)]
 
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        super().load_state(state)
+    def state(self, length: int) -> dict[str, np.ndarray]:
+        return {
+            "random": generator_state(self._random),
+            "masses": self.priorities(length),
+            "largest": np.array(self._largest),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray], length: int) -> None:
+        set_generator_state(self._random, state["random"])
         masses = np.asarray(state["masses"], np.float64)
         largest = float(state["largest"])
         with np.errstate(over="ignore"):
             total = float(masses.sum())
-        if masses.shape != (len(self),) or not ((masses > 0).all() and math.isfinite(total)):
+        if masses.shape != (length,) or not ((masses > 0).all() and math.isfinite(total)):
             raise ValueError("the priorities are not those of the stored transitions")
         if not (largest >= 1 and math.isfinite(largest)):
             raise ValueError(f"the largest priority is {largest}")
         self._tree = sum_tree(self.capacity)
-        self._tree.set(np.arange(len(self)), masses)
+        self._tree.set(np.arange(length), masses)
         self._largest = largest

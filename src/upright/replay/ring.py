@@ -1,4 +1,4 @@
-"""The replay memory: a ring over one contiguous array per field (Mnih 2015, algorithm 1)."""
+"""A ring of transitions: one contiguous array for each field (Mnih 2015, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -10,90 +10,107 @@ import numpy as np
 
 from upright.errors import UprightError
 from upright.machine import available_bytes, in_gib
-from upright.state import generator_state, set_generator_state
+from upright.state import Form, check_counts, check_form
 
 
 class Transition(NamedTuple):
-    """One step, or n of them folded into one; or many of these, each field with a leading axis.
+    """One step, or n of them folded into one.
 
     obs, next_obs `[*shape]` · action: its number · reward: Σ γᵏ r over the k ≤ n steps between
     discount: γᵏ·(1 − terminated), so that no loss ever sees γ, n or an episode's end
     mask, next_mask `[A]`: the actions allowed at obs and next_obs, or None without masks
     """
 
-    obs: Any
-    action: Any
-    reward: Any
-    discount: Any
-    next_obs: Any
-    mask: Any = None
-    next_mask: Any = None
+    obs: np.ndarray
+    action: int
+    reward: float
+    discount: float
+    next_obs: np.ndarray
+    mask: np.ndarray | None = None
+    next_mask: np.ndarray | None = None
 
 
-class Batch(NamedTuple):
-    """B transitions: where they lie in the memory, and what each weighs in the loss.
+class Columns(NamedTuple):
+    """Many transitions: the fields of `Transition`, each an array with a leading axis for them, or None."""
 
-    columns: the memory's own arrays, of which each field has a leading axis for all its transitions. From one batch to
-    the next they are the same object, so that a learner may keep what it found out about them.
-    place `[B]`: the transitions' rows there · weight `[B]`: importance weights, or None when all are 1
-    """
+    obs: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    discount: np.ndarray
+    next_obs: np.ndarray
+    mask: np.ndarray | None = None
+    next_mask: np.ndarray | None = None
 
-    columns: Transition
-    place: np.ndarray
-    weight: np.ndarray | None
+    def take(self, place: np.ndarray) -> Columns:
+        """Return a copy of the transitions at these rows `[B]`."""
+        return Columns(**{name: column.take(place, axis=0) for name, column in self.named().items()})
 
-    @property
-    def transition(self) -> Transition:
-        """A copy of the transitions as they are in the memory now, each field `[B, ...]`."""
-        return Transition(*[None if column is None else column.take(self.place, axis=0) for column in self.columns])
-
-
-Columns = Mapping[str, tuple[tuple[int, ...], Any]]
+    def named(self) -> dict[str, np.ndarray]:
+        """Return the arrays by the names of their fields."""
+        return {name: column for name, column in self._asdict().items() if column is not None}
 
 
-def columns_for(observation_shape: tuple[int, ...], observation_dtype: Any, num_actions: int | None) -> Columns:
-    """Shape and dtype of each column; num_actions adds the two masks."""
-    columns: dict[str, tuple[tuple[int, ...], Any]] = {
-        "obs": (observation_shape, observation_dtype),
-        "action": ((), np.int64),
-        "reward": ((), np.float64),
-        "discount": ((), np.float64),
-        "next_obs": (observation_shape, observation_dtype),
+def transition_forms(
+    observation_shape: tuple[int, ...], observation_dtype: np.dtype[Any], num_actions: int | None
+) -> dict[str, Form]:
+    """Return the shape and dtype of each field of a transition; num_actions adds the two masks."""
+    observation, number = Form(observation_shape, observation_dtype), Form((), np.dtype(np.float64))
+    forms = {
+        "obs": observation,
+        "action": Form((), np.dtype(np.int64)),
+        "reward": number,
+        "discount": number,
+        "next_obs": observation,
     }
     if num_actions is not None:
-        columns |= {"mask": ((num_actions,), np.bool_), "next_mask": ((num_actions,), np.bool_)}
-    return columns
+        forms |= dict.fromkeys(("mask", "next_mask"), Form((num_actions,), np.dtype(np.bool_)))
+    return forms
 
 
-def bytes_needed(capacity: int, columns: Columns) -> int:
-    """What a memory of that capacity takes, in bytes."""
-    return capacity * sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns.values())
+def bytes_needed(capacity: int, forms: Mapping[str, Form]) -> int:
+    """Return the bytes that so many transitions of these forms take."""
+    return capacity * sum(math.prod(form.shape) * form.dtype.itemsize for form in forms.values())
 
 
-class ReplayMemory:
-    """The last `capacity` transitions, drawn uniformly with replacement.
+def check_memory(needed: int) -> None:
+    """Refuse, before anything is allocated, a replay memory that this machine cannot hold."""
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise UprightError(
+            f"The replay memory needs {in_gib(needed)}, and {in_gib(available)} are available here: "
+            "lower buffer_size, or make the observations smaller with a wrapper."
+        )
 
-        memory = ReplayMemory(10_000)
-        memory.push(obs, action, reward, discount, next_obs)
-        batch = memory.sample(128)
 
-    Without columns (see `columns_for`), the first push decides the shapes and dtypes. Writing copies, so
-    nothing that an environment does to its arrays afterwards reaches the memory.
+class Ring:
+    """The last `capacity` transitions that were pushed.
+
+    pushed: how many, so far; the k-th is at row k modulo the capacity
+    Without forms (see `transition_forms`), the first push decides them. Writing copies, so nothing that an environment
+    does to its arrays afterwards reaches the ring.
     """
 
-    def __init__(self, capacity: int, columns: Columns | None = None, seed: int = 0) -> None:
+    def __init__(self, capacity: int, forms: Mapping[str, Form] | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}, but a memory holds at least 1 transition")
         self.capacity = capacity
-        self.random = np.random.default_rng(seed)
-        # An array `[capacity, ...]` a field, once they are allocated; without masks, None for these.
-        self.columns = Transition(None, None, None, None, None)
-        self.pushed = 0  # so far; the k-th lies at k modulo the capacity
-        if columns is not None:
-            self._allocate(columns)
+        self.pushed = 0
+        self._columns = None if forms is None else _allocated(capacity, forms)
 
     def __len__(self) -> int:
         return min(self.pushed, self.capacity)
+
+    @property
+    def columns(self) -> Columns:
+        """An array `[capacity, ...]` for each field: the same object from the first push on."""
+        if self._columns is None:
+            raise ValueError("the memory is empty: push a transition before you sample")
+        return self._columns
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """The shape and dtype of each field."""
+        return {name: Form(column.shape[1:], column.dtype) for name, column in self.columns.named().items()}
 
     def push(
         self,
@@ -105,80 +122,49 @@ class ReplayMemory:
         mask: Any = None,
         next_mask: Any = None,
     ) -> int:
-        """Store one transition over the oldest, and return its place."""
-        if self.columns.obs is None:
-            given = Transition(obs, action, reward, discount, next_obs, mask, next_mask)._asdict()
-            arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
-            kinds = {"action": np.int64, "reward": np.float64, "discount": np.float64}
-            self._allocate({name: (a.shape, kinds.get(name, a.dtype)) for name, a in arrays.items()})
+        """Store one transition over the oldest, and return its row."""
+        column = self._columns
+        if column is None:
+            num_actions = None if mask is None else len(mask)
+            first = np.asarray(obs)
+            column = _allocated(self.capacity, transition_forms(first.shape, first.dtype, num_actions))
+            self._columns = column
         place = self.pushed % self.capacity
-        column = self.columns
         column.obs[place] = obs
         column.action[place] = action
         column.reward[place] = reward
         column.discount[place] = discount
         column.next_obs[place] = next_obs
-        if column.mask is not None:
+        if column.mask is not None and column.next_mask is not None:
             column.mask[place] = mask
             column.next_mask[place] = next_mask
         self.pushed += 1
         return place
 
-    def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
-        """Draw a batch. `progress`, the share of training done, only matters to `PrioritisedReplay`."""
-        length = len(self)
-        if not length:
-            raise ValueError("the memory is empty: push a transition before you sample")
-        # The quickest way to whole numbers below n, each as likely as the others to within n/2⁵³.
-        index = (self.random.random(batch_size) * length).astype(np.int64)
-        return Batch(self.columns, index, None)
-
-    def reprioritise(self, batch: Batch, priority: np.ndarray | None) -> None:
-        """Nothing: every transition stays equally likely."""
-
-    def shapes(self) -> Columns:
-        """Shape and dtype of each column."""
-        return {name: (c.shape[1:], c.dtype) for name, c in self.columns._asdict().items() if c is not None}
-
     def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
-        """A copy of each column's part with the transitions that were pushed as number `first` to `end` − 1."""
-        index = np.arange(first, end) % self.capacity
-        columns = self.columns._asdict().items()
-        return {name: column.take(index, axis=0) for name, column in columns if column is not None}
+        """Return a copy of the transitions that were pushed as number `first` to `end` − 1, an array for each field."""
+        return self.columns.take(np.arange(first, end) % self.capacity).named()
 
     def restore_rows(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
-        """Put what `rows` gave back. Raises ValueError when it does not fit these columns."""
-        index = np.arange(first, first + len(next(iter(rows.values())))) % self.capacity
-        like = {name: column[:1] for name, column in self.columns._asdict().items() if column is not None}
-        if rows.keys() != like.keys():
-            raise ValueError(f"it holds the columns {', '.join(rows)}, not {', '.join(like)}")
-        for name, array in rows.items():
-            if array.dtype != like[name].dtype or array.shape != (len(index), *like[name].shape[1:]):
-                raise ValueError(f"its column {name} is {array.dtype} {array.shape}")
-            getattr(self.columns, name)[index] = array
+        """Put back what `rows` returned. Raises ValueError when it does not fit this ring."""
+        columns = self.columns.named()
+        if rows.keys() != columns.keys():
+            raise ValueError(f"it holds the columns {', '.join(rows)}, not {', '.join(columns)}")
+        count = len(rows["obs"])
+        index = np.arange(first, first + count) % self.capacity
+        for name, form in self.forms.items():
+            check_form(name, rows[name], Form((count, *form.shape), form.dtype))
+            columns[name][index] = rows[name]
 
     def state(self) -> dict[str, np.ndarray]:
-        """All but the rows that the next batches depend on."""
-        return {"pushed": np.array(self.pushed), "random": generator_state(self.random)}
+        """Return how many transitions were pushed; the rows are saved apart, a few at a time."""
+        return {"pushed": np.array(self.pushed)}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave, to the same batches, once the rows are restored."""
-        pushed = int(state["pushed"])
-        if not 0 <= pushed < 2**62:
-            raise ValueError(f"{pushed} transitions cannot have been pushed")
-        self.pushed = pushed
-        set_generator_state(self.random, state["random"])
-
-    def _allocate(self, columns: Columns) -> None:
-        arrays = {name: np.zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in columns.items()}
-        self.columns = Transition(**arrays)
+        """Resume from what `state` returned, once the rows are restored."""
+        check_counts("pushed", state["pushed"])
+        self.pushed = int(state["pushed"])
 
 
-def check_memory(needed: int) -> None:
-    """Refuse, before anything is allocated, a replay memory that this machine cannot hold."""
-    available = available_bytes()
-    if available is not None and needed > available:
-        raise UprightError(
-            f"The replay memory needs {in_gib(needed)}, and {in_gib(available)} are available here: "
-            "lower buffer_size, or make the observations smaller with a wrapper."
-        )
+def _allocated(capacity: int, forms: Mapping[str, Form]) -> Columns:
+    return Columns(**{name: np.zeros((capacity, *form.shape), form.dtype) for name, form in forms.items()})

@@ -26,7 +26,7 @@ import numpy as np
 from upright import files
 from upright.errors import RunError
 from upright.messages import logger
-from upright.replay import ReplayMemory, bytes_needed
+from upright.replay import Ring, bytes_needed
 
 CHECKPOINT_SCHEMA = 1
 SEGMENT_BYTES = 4 * 2**20  # of transitions, at most: what saving and loading needs beside the memory itself
@@ -61,17 +61,17 @@ class Checkpoints:
         self._replay = self.folder / "replay"
         self._segments: list[Segment] = []  # those that the next checkpoint can name again
 
-    def save(self, step: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], memory: ReplayMemory) -> None:
+    def save(self, step: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], ring: Ring) -> None:
         """Write a checkpoint. Raises RunError when the disk does not take it; older ones are then as they were."""
         for each in (self.folder, self._replay):
             files.refuse_link(each)
-        oldest = memory.pushed - len(memory)
+        oldest = ring.pushed - len(ring)
         segments = [each for each in self._segments if each.end > oldest]
         first = max(oldest, segments[-1].end if segments else 0)
         folder = self.folder / str(step)
         files.refuse_link(folder)
         try:
-            segments += self._write_rows(memory, first)
+            segments += self._write_rows(ring, first)
             content = files.tensors(arrays)
             size, sha256 = len(content), files.digest(content)
             # A manifest that is there already stays good until the new one takes its place, if the state is the same.
@@ -125,26 +125,26 @@ class Checkpoints:
         """Let the next checkpoint name this one's segments again."""
         self._segments = list(checkpoint.segments)
 
-    def restore_rows(self, checkpoint: Checkpoint, memory: ReplayMemory) -> None:
+    def restore_rows(self, checkpoint: Checkpoint, ring: Ring) -> None:
         """Read the replay memory's rows, a segment at a time."""
         for segment in checkpoint.segments:
             path = self._replay / segment.name
-            needed = (segment.end - segment.first) * bytes_needed(1, memory.shapes()) + files.LARGEST_HEADER
+            needed = (segment.end - segment.first) * bytes_needed(1, ring.forms) + files.LARGEST_HEADER
             if segment.size > needed:
                 raise RunError(f"{path} does not fit this run: it has {segment.size:,} bytes, more than {needed:,}.")
             rows = files.read_tensors(path, self._verified(path, segment.size, segment.sha256))
             try:
                 if any(len(column) != segment.end - segment.first for column in rows.values()):
                     raise ValueError("it does not hold as many rows as its name says")
-                memory.restore_rows(segment.first, rows)
+                ring.restore_rows(segment.first, rows)
             except (ValueError, TypeError, StopIteration) as error:
                 raise RunError(f"{path} does not fit this run: {error}.") from error
 
-    def _write_rows(self, memory: ReplayMemory, first: int) -> Iterator[Segment]:
-        count = max(1, SEGMENT_BYTES // bytes_needed(1, memory.shapes()))
-        for begin in range(first, memory.pushed, count):
-            end = min(begin + count, memory.pushed)
-            content = files.tensors(memory.rows(begin, end))
+    def _write_rows(self, ring: Ring, first: int) -> Iterator[Segment]:
+        count = max(1, SEGMENT_BYTES // bytes_needed(1, ring.forms))
+        for begin in range(first, ring.pushed, count):
+            end = min(begin + count, ring.pushed)
+            content = files.tensors(ring.rows(begin, end))
             name = f"{begin}-{end}.safetensors"
             files.write(self._replay / name, content)
             yield Segment(name, begin, end, len(content), files.digest(content))

@@ -14,7 +14,7 @@ from upright.agent import Agent
 from upright.environments.sources import EnvironmentSource
 from upright.errors import RunError
 from upright.messages import logger
-from upright.replay import ReplayMemory
+from upright.replay import Ring
 from upright.runs import control
 from upright.runs.checkpoint import CHECKPOINT_SCHEMA, Checkpoints
 from upright.runs.description import is_same, write_description, write_result
@@ -35,9 +35,7 @@ class RunDisk(Protocol):
     def lacks(self, step: int) -> bool:
         """Return True if a checkpoint of this step would be a new one."""
 
-    def checkpoint(
-        self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], memory: ReplayMemory
-    ) -> None:
+    def checkpoint(self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], ring: Ring) -> None:
         """Write a checkpoint; where the disk does not take it, log that, and keep those that there are."""
 
     def describe(self, source: EnvironmentSource, config: Config) -> None:
@@ -77,9 +75,7 @@ class NoDisk:
     def lacks(self, step: int) -> bool:
         return False
 
-    def checkpoint(
-        self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], memory: ReplayMemory
-    ) -> None:
+    def checkpoint(self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], ring: Ring) -> None:
         pass
 
     def describe(self, source: EnvironmentSource, config: Config) -> None:
@@ -178,13 +174,11 @@ class Disk:
     def lacks(self, step: int) -> bool:
         return self.checkpointed != step
 
-    def checkpoint(
-        self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], memory: ReplayMemory
-    ) -> None:
+    def checkpoint(self, step: int, about: Mapping[str, Any], state: Mapping[str, np.ndarray], ring: Ring) -> None:
         try:
             self.metrics.sync()
             written = {"size": self.metrics.size, "sha256": self.metrics.sha256}
-            self._checkpoints.save(step, {**about, "schema": CHECKPOINT_SCHEMA, "metrics": written}, state, memory)
+            self._checkpoints.save(step, {**about, "schema": CHECKPOINT_SCHEMA, "metrics": written}, state, ring)
         except (RunError, OSError) as error:
             logger.warning(f"No checkpoint at step {step:,}: {error} Training goes on.")
             return

@@ -17,7 +17,7 @@ from upright.environments.sources import EnvironmentSource
 from upright.environments.trust import allowed_source, named_environment
 from upright.errors import EnvironmentFault, RunError, UprightError
 from upright.evaluation import check_seed
-from upright.replay import ReplayMemory
+from upright.replay import Ring
 from upright.runs.checkpoint import Checkpoint, Checkpoints
 from upright.runs.folders import RunFolder
 from upright.settings.config import Config
@@ -68,18 +68,18 @@ class Found:
         """Return the error for arrays that do not belong to this run."""
         return RunError(f"The checkpoint {self.step:,} in {self.place.path} does not fit its run: {error}.")
 
-    def restore_rows(self, memory: ReplayMemory) -> None:
+    def restore_rows(self, ring: Ring) -> None:
         """Read the replay memory's rows."""
-        Checkpoints(self.place.path, 1).restore_rows(self.checkpoint, memory)
+        Checkpoints(self.place.path, 1).restore_rows(self.checkpoint, ring)
 
-    def check_rows(self, memory: ReplayMemory, num_actions: int) -> None:
+    def check_rows(self, ring: Ring, num_actions: int) -> None:
         """Raise ValueError unless the memory's rows are all there, and all of its actions are the environment's."""
         segments = self.checkpoint.segments
-        if len(memory) and not (segments and segments[-1].end == memory.pushed):
-            raise ValueError(f"its segments do not end with transition {memory.pushed}")
-        if len(memory) and segments[0].first > memory.pushed - len(memory):
+        if len(ring) and not (segments and segments[-1].end == ring.pushed):
+            raise ValueError(f"its segments do not end with transition {ring.pushed}")
+        if len(ring) and segments[0].first > ring.pushed - len(ring):
             raise ValueError(f"its segments begin with transition {segments[0].first}")
-        check_counts("actions", memory.columns.action[: len(memory)], (len(memory),), below=num_actions)
+        check_counts("actions", ring.columns.action[: len(ring)], (len(ring),), below=num_actions)
 
 
 def find_run(

@@ -19,12 +19,12 @@ from upright.evaluation import check_seed
 from upright.exploration import Repeats
 from upright.machine import in_gib
 from upright.messages import logger
-from upright.replay import NStep, PrioritisedReplay, ReplayMemory, bytes_needed, check_memory, columns_for
+from upright.replay import NStep, ReplayMemory, bytes_needed, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
 from upright.runs.metrics import EpisodeStatistics, Progress
 from upright.runs.resume import ONLINE, Found, find_run
-from upright.settings.config import Config, Prioritised
+from upright.settings.config import Config
 from upright.state import Form, Part, check_counts, check_form, generator_state, join, set_generator_state, split
 
 
@@ -72,8 +72,8 @@ class Run:
     def _build(self, config: Config, network: Any, parameters: Mapping[str, np.ndarray] | None) -> None:
         vector = self.vector
         masked = None if self.mask is None else vector.actions.n
-        self._columns = columns_for(vector.observations.shape, vector.observations.dtype, masked)
-        needed = bytes_needed(config.buffer_size, self._columns)
+        self._forms = transition_forms(vector.observations.shape, vector.observations.dtype, masked)
+        needed = bytes_needed(config.buffer_size, self._forms)
         logger.info(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
         check_memory(needed)
         # Independent streams from one seed; the environments derive theirs from it by episode.
@@ -81,11 +81,7 @@ class Run:
         self.random = np.random.default_rng(acting)
         self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network, parameters)
         try:
-            self.replay = (
-                PrioritisedReplay(config.buffer_size, config.replay, self._columns, replay)
-                if isinstance(config.replay, Prioritised)
-                else ReplayMemory(config.buffer_size, self._columns, replay)
-            )
+            self.replay = ReplayMemory(config.buffer_size, self._forms, replay, config.replay)
         except MemoryError as error:  # where the system does not say in advance what it has
             raise UprightError(
                 f"The replay memory needs {in_gib(needed)}, which this machine refuses: lower buffer_size."
@@ -95,7 +91,7 @@ class Run:
     def _begin_episodes(self) -> None:
         """Forget what the steps so far left undone."""
         config, actions = self.config, self.vector.actions.n
-        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs, self._columns, actions, config.cut_n_steps)
+        self.nstep = NStep(config.n_steps, config.gamma, config.num_envs, self._forms, actions, config.cut_n_steps)
         self.repeats = Repeats(config.exploration_repeat, config.num_envs, actions)
 
     @property
@@ -232,11 +228,11 @@ class Run:
 
     def _resume(self, found: Found) -> None:
         with found.fitting():
-            found.restore_rows(self.replay)
+            found.restore_rows(self.replay.ring)
             self.load_state(found.checkpoint.arrays)
             if found.step != self.step:
                 raise ValueError(f"its state is of step {self.step}")
-            found.check_rows(self.replay, self.vector.actions.n)
+            found.check_rows(self.replay.ring, self.vector.actions.n)
         self.disk = disk = Disk.reopen(found)
         self.started = time.perf_counter() - found.elapsed
         self.retake_episodes()
@@ -300,7 +296,7 @@ class Run:
             "own_network": self.agent.has_own_network,
             "elapsed": time.perf_counter() - self.started,
         }
-        self.disk.checkpoint(self.step, about, state, self.replay)
+        self.disk.checkpoint(self.step, about, state, self.replay.ring)
 
     def _check_finite(self, state: Mapping[str, np.ndarray]) -> None:
         """Refuse parameters that an update has just spoilt, which the next loss would show: resume needs good ones."""

@@ -19,7 +19,7 @@ from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.learners.torch.networks import Network
 from upright.replay import Batch
-from upright.settings.config import Config, ImplicitQuantile, Quantile, Uniform
+from upright.settings.config import Config, ImplicitQuantile, Quantile
 from upright.state import check_counts, check_fit, generator_state, noise_generator, set_generator_state
 
 ENOUGH_FOR_THREADS = 1_000_000
@@ -94,7 +94,7 @@ class TorchLearner:
             q = self._action_values(self.online, self._observations(obs))
         return q.cpu().numpy()
 
-    def update(self, batch: Batch, learning_rate: float) -> np.ndarray | None:
+    def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         config, transition = self.config, batch.transition
         self._set_training(True)
         if config.noisy:
@@ -137,7 +137,7 @@ class TorchLearner:
         self._online_output = predictions.online.detach()
         self._updates += 1
         self._measured += 1
-        return None if isinstance(config.replay, Uniform) else priority.cpu().numpy()
+        return priority.cpu().numpy()
 
     @torch.no_grad()
     def update_target(self) -> None:
