@@ -291,7 +291,7 @@ def test_300_updates_end_as_close_to_float64_as_pytorchs_do(fixed: dict[str, Any
                 continue
             for name, engine in engines.items():
                 priority = engine.update(batch, config.learning_rate)
-                priorities[name].append(priority * (batch.weight > 0))
+                priorities[name].append(priority if batch.weight is None else priority * (batch.weight > 0))
                 if update % 10 == 0:
                     engine.update_target()
         ends = {name: engine.state() for name, engine in engines.items()}

@@ -15,7 +15,6 @@ from upright.environments.environment import Environment
 from upright.environments.vectors import InProcess, Vectorised
 from upright.errors import UprightError
 from upright.replay import Batch, NStep, ReplayMemory, ring
-from upright.replay.memory import Uniformly
 from upright.replay.prioritised import ByPriority, SumTree
 from upright.settings.config import Prioritised, Uniform
 
@@ -86,6 +85,14 @@ def test_a_batch_names_rows_of_the_memorys_own_columns(kind: str, masks: bool, a
     assert all(each is seen[0] for each in seen)  # what a learner may keep
 
 
+def test_the_first_transition_decides_the_forms_of_its_own_fields() -> None:
+    memory = ReplayMemory(3)
+    memory.push(np.arange(2), 1, 1, 1, np.array([0.5, 1.5]), None, [1, 0])
+    columns = memory.ring.columns
+    assert (columns.obs.dtype, columns.next_obs.dtype) == (np.int64, np.float64)
+    assert columns.next_obs[0].tolist() == [0.5, 1.5] and columns.mask is None
+
+
 def test_uniform_draws_are_uniform_and_seeded() -> None:
     memories = [ReplayMemory(50, seed=seed) for seed in (3, 3, 4)]
     for memory in memories:
@@ -99,7 +106,7 @@ def test_uniform_draws_are_uniform_and_seeded() -> None:
 
 def test_the_ring_and_what_draws_its_rows_know_nothing_of_each_other() -> None:
     """A memory is a ring and a selector: with the same seed, the selector alone draws the memory's rows."""
-    for replay, selector in ((Uniform(), Uniformly(7)), (Prioritised(), ByPriority(5, Prioritised(), 7))):
+    for replay, selector in ((Uniform(), ring.Uniformly(7)), (Prioritised(), ByPriority(5, Prioritised(), 7))):
         memory, ring_alone = ReplayMemory(5, seed=7, replay=replay), ring.Ring(5)
         for k in range(8):
             memory.push(*transition(k))
@@ -129,9 +136,9 @@ def test_memory_is_counted_before_it_is_allocated_and_refused_when_there_is_not_
     assert ring.bytes_needed(1_000_000, columns) == 1_000_000 * per_transition
     memory = ReplayMemory(10, columns)
     assert sum(column.nbytes for column in memory.ring.columns) == 10 * per_transition
-    ring.check_memory(2**20)
+    ring.check_memory(10, columns)
     with pytest.raises(UprightError, match=r"needs 1048576.00 GiB, and .* available here: lower buffer_size"):
-        ring.check_memory(2**50)
+        ring.check_memory(2**50 // per_transition + 1, columns)
 
 
 @given(

@@ -1,16 +1,21 @@
-"""A ring of transitions: one contiguous array for each field (Mnih 2015, algorithm 1)."""
+"""The replay memory: a ring of transitions (Mnih 2015, algorithm 1), and what draws rows of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from upright.errors import UprightError
 from upright.machine import available_bytes, in_gib
-from upright.state import Form, check_counts, check_form
+from upright.messages import logger
+from upright.replay.prioritised import ByPriority
+from upright.settings.config import Prioritised, Replay, Uniform
+from upright.state import Form, check_counts, check_form, generator_state, set_generator_state
+
+UNIFORM = Uniform()
 
 
 class Transition(NamedTuple):
@@ -72,9 +77,10 @@ def bytes_needed(capacity: int, forms: Mapping[str, Form]) -> int:
     return capacity * sum(math.prod(form.shape) * form.dtype.itemsize for form in forms.values())
 
 
-def check_memory(needed: int) -> None:
-    """Refuse, before anything is allocated, a replay memory that this machine cannot hold."""
-    available = available_bytes()
+def check_memory(capacity: int, forms: Mapping[str, Form]) -> None:
+    """Log what a memory of that capacity takes; raise UprightError, before it is allocated, where that is too much."""
+    needed, available = bytes_needed(capacity, forms), available_bytes()
+    logger.info(f"The replay memory of {capacity:,} transitions takes {in_gib(needed)}.")
     if available is not None and needed > available:
         raise UprightError(
             f"The replay memory needs {in_gib(needed)}, and {in_gib(available)} are available here: "
@@ -125,10 +131,11 @@ class Ring:
         """Store one transition over the oldest, and return its row."""
         column = self._columns
         if column is None:
-            num_actions = None if mask is None else len(mask)
-            first = np.asarray(obs)
-            column = _allocated(self.capacity, transition_forms(first.shape, first.dtype, num_actions))
-            self._columns = column
+            given = {"obs": obs, "next_obs": next_obs, "mask": mask, "next_mask": next_mask}
+            arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+            forms = transition_forms(arrays["obs"].shape, arrays["obs"].dtype, None)
+            forms |= {name: Form(array.shape, array.dtype) for name, array in arrays.items()}
+            self._columns = column = _allocated(self.capacity, forms)
         place = self.pushed % self.capacity
         column.obs[place] = obs
         column.action[place] = action
@@ -167,4 +174,137 @@ class Ring:
 
 
 def _allocated(capacity: int, forms: Mapping[str, Form]) -> Columns:
-    return Columns(**{name: np.zeros((capacity, *form.shape), form.dtype) for name, form in forms.items()})
+    try:
+        return Columns(**{name: np.zeros((capacity, *form.shape), form.dtype) for name, form in forms.items()})
+    except MemoryError as error:  # where the system does not say in advance what it has
+        needed = in_gib(bytes_needed(capacity, forms))
+        raise UprightError(
+            f"The replay memory needs {needed}, which this machine refuses: lower buffer_size."
+        ) from error
+
+
+class Batch(NamedTuple):
+    """B transitions: their rows in the memory, and what each weighs in the loss.
+
+    columns: the memory's own arrays `[capacity, ...]`. From one batch to the next they are the same object, so that a
+    learner may keep what it found out about them.
+    place `[B]`: the transitions' rows there · weight `[B]`: importance weights, or None when all are 1
+    """
+
+    columns: Columns
+    place: np.ndarray
+    weight: np.ndarray | None
+
+    @property
+    def transition(self) -> Columns:
+        """A copy of the transitions as they are in the memory now, each field `[B, ...]`."""
+        return self.columns.take(self.place)
+
+
+class Selector(Protocol):
+    """Draws rows of a memory that holds `length` of them; it never sees a transition."""
+
+    def add(self, place: int) -> None:
+        """A transition was stored in this row."""
+
+    def select(self, count: int, length: int, progress: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draw rows `[count]`, and their importance weights `[count]`, or None when all are 1.
+
+        progress: the share of training done, in [0, 1]
+        """
+
+    def reprioritise(self, place: np.ndarray, priority: np.ndarray) -> None:
+        """Take the new priorities `[B]` of rows `[B]`."""
+
+    def state(self, length: int) -> dict[str, np.ndarray]:
+        """Return everything that the next draws depend on."""
+
+    def load_state(self, state: Mapping[str, np.ndarray], length: int) -> None:
+        """Resume from what `state` returned. Raises ValueError for what it cannot have returned."""
+
+
+class Uniformly:
+    """Draws every row with the same probability, with replacement."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def add(self, place: int) -> None:
+        pass
+
+    def select(self, count: int, length: int, progress: float) -> tuple[np.ndarray, np.ndarray | None]:
+        # The fastest way to whole numbers below n, each as likely as the others to within n/2⁵³.
+        return (self._random.random(count) * length).astype(np.int64), None
+
+    def reprioritise(self, place: np.ndarray, priority: np.ndarray) -> None:
+        pass
+
+    def state(self, length: int) -> dict[str, np.ndarray]:
+        return {"random": generator_state(self._random)}
+
+    def load_state(self, state: Mapping[str, np.ndarray], length: int) -> None:
+        set_generator_state(self._random, state["random"])
+
+
+class ReplayMemory:
+    """The last `capacity` transitions, drawn with replacement, uniformly or as `replay` says.
+
+        memory = ReplayMemory(10_000)
+        memory.push(obs, action, reward, discount, next_obs)
+        batch = memory.sample(128)
+
+    ring: the transitions · selector: what draws rows of it
+    Without forms (see `transition_forms`), the first push decides the shapes and dtypes.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        forms: Mapping[str, Form] | None = None,
+        seed: int = 0,
+        replay: Replay = UNIFORM,
+    ) -> None:
+        self.ring = Ring(capacity, forms)
+        self.selector: Selector = (
+            ByPriority(capacity, replay, seed) if isinstance(replay, Prioritised) else Uniformly(seed)
+        )
+
+    def __len__(self) -> int:
+        return len(self.ring)
+
+    def push(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        discount: Any,
+        next_obs: Any,
+        mask: Any = None,
+        next_mask: Any = None,
+    ) -> None:
+        """Store one transition over the oldest; see `Transition` for the fields."""
+        self.selector.add(self.ring.push(obs, action, reward, discount, next_obs, mask, next_mask))
+
+    def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
+        """Draw a batch. progress: the share of training done, in [0, 1], by which importance weights grow.
+
+        Raises ValueError when the memory is empty.
+        """
+        ring = self.ring
+        columns = ring.columns
+        if not ring.pushed:
+            raise ValueError("the memory is empty: push a transition before you sample")
+        return Batch(columns, *self.selector.select(batch_size, len(ring), progress))
+
+    def reprioritise(self, batch: Batch, priority: np.ndarray) -> None:
+        """Take the priorities `[B]` that an update gave to the batch. Raises Diverged when one is not finite."""
+        self.selector.reprioritise(batch.place, priority)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return everything but the rows that the next batches depend on."""
+        return {**self.ring.state(), **self.selector.state(len(self))}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Resume from what `state` returned, with the same batches, once the rows are restored."""
+        self.ring.load_state(state)
+        self.selector.load_state(state, len(self))

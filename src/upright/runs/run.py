@@ -14,12 +14,11 @@ import numpy as np
 from upright.agent import Agent
 from upright.environments.sources import EnvironmentSource, describe
 from upright.environments.vectors import Outcome, differs, make_vector, stack_retaken
-from upright.errors import Diverged, EnvironmentFault, EpisodesLost, UprightError
+from upright.errors import Diverged, EnvironmentFault, EpisodesLost
 from upright.evaluation import check_seed
 from upright.exploration import Repeats
-from upright.machine import in_gib
 from upright.messages import logger
-from upright.replay import NStep, ReplayMemory, bytes_needed, check_memory, transition_forms
+from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
 from upright.runs.metrics import EpisodeStatistics, Progress
@@ -73,19 +72,12 @@ class Run:
         vector = self.vector
         masked = None if self.mask is None else vector.actions.n
         self._forms = transition_forms(vector.observations.shape, vector.observations.dtype, masked)
-        needed = bytes_needed(config.buffer_size, self._forms)
-        logger.info(f"The replay memory of {config.buffer_size:,} transitions takes {in_gib(needed)}.")
-        check_memory(needed)
+        check_memory(config.buffer_size, self._forms)
         # Independent streams from one seed; the environments derive theirs from it by episode.
         acting, replay, learner = np.random.SeedSequence(self.seed).generate_state(3).tolist()
         self.random = np.random.default_rng(acting)
         self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network, parameters)
-        try:
-            self.replay = ReplayMemory(config.buffer_size, self._forms, replay, config.replay)
-        except MemoryError as error:  # where the system does not say in advance what it has
-            raise UprightError(
-                f"The replay memory needs {in_gib(needed)}, which this machine refuses: lower buffer_size."
-            ) from error
+        self.replay = ReplayMemory(config.buffer_size, self._forms, replay, config.replay)
         self._begin_episodes()
 
     def _begin_episodes(self) -> None:

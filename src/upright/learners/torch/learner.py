@@ -132,12 +132,13 @@ class TorchLearner:
             if not math.isfinite(value):
                 raise Diverged(what, value)
         self._sums = [total + value for total, value in zip(self._sums, measured, strict=True)]
+        priorities = priority.cpu().numpy()  # before the step, for which a GPU need not be waited for
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
         self._online_output = predictions.online.detach()
         self._updates += 1
         self._measured += 1
-        return priority.cpu().numpy()
+        return priorities
 
     @torch.no_grad()
     def update_target(self) -> None:
