@@ -37,10 +37,10 @@ sanitize: .venv/.test
 	scripts/sanitize
 
 bench: .venv/.bench
-	.venv/bin/python benchmarks/speed.py $(BENCH)
+	.venv/bin/python -m benchmarks.speed.benchmark $(BENCH)
 
 benchmark: .venv/.bench
-	.venv/bin/python benchmarks/benchmark.py $(BENCHMARK)
+	.venv/bin/python -m benchmarks.learning.benchmark $(BENCHMARK)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts

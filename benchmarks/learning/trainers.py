@@ -7,12 +7,11 @@ the final one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from trial import Watch
+from benchmarks.learning.judging import Watch
 
 
 def upright(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from contestants import Contestant
 
+from benchmarks.learning.contestants import Contestant
 from upright.comparison.statistics import bootstrap_interval, interquartile_mean, wilson_interval
 from upright.settings.config import Config
 
