@@ -16,13 +16,14 @@ import pytest
 import torch
 
 import upright
+from configurations import SHORT, as_words
 from engines import AUTO, ENGINES
 from upright.cli.main import main
 from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)
 
-TINY = ["--total-timesteps", "300", "--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]
+TINY = as_words(**SHORT)
 ENGINE = "torch" if importlib.util.find_spec("upright._native") is None else "native"
 TESTS = str(Path(__file__).parent.parent)
 

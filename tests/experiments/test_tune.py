@@ -17,8 +17,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_cluster import cluster
 
+from configurations import SHORT, as_words
+from ray_clusters import cluster
 from run_digest import children, is_alive, start, wait_for
 from upright import Config
 from upright.cli.main import main
@@ -43,10 +44,10 @@ from upright.settings import presets
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-CONFIG = Config(total_timesteps=1_000, eval_freq=200, net_arch=(4,), learning_starts=50, batch_size=8)
+CONFIG = Config(**{**SHORT, "total_timesteps": 1_000, "eval_freq": 200, "net_arch": (4,)})
 TINY_SPACE = {"learning_rate": Range(1e-4, 1e-1, log=True), "n_steps": Choice((1, 3))}
 # As words: small; the second, long enough that a signal meets it in the midst of training.
-SMALL = ["CartPole-v1", "--total-timesteps", "300", "--net-arch", "4", "--batch-size", "8", "--learning-starts", "50"]
+SMALL = ["CartPole-v1", *as_words(**{**SHORT, "net_arch": (4,)})]
 LONGER = [
     *SMALL,
     "--total-timesteps",
