@@ -28,7 +28,7 @@ test: .venv/.test
 	.venv/bin/pytest --numprocesses 2 --dist worksteal
 
 test-faults: .venv/.test
-	UPRIGHT_FAULTS=long .venv/bin/pytest tests/test_cluster.py tests/test_resume.py tests/test_faults.py tests/test_security.py --numprocesses 2 --dist worksteal
+	UPRIGHT_FAULTS=long .venv/bin/pytest tests/experiments/test_cluster.py tests/runs tests/test_security.py --numprocesses 2 --dist worksteal
 
 check: .venv/.test
 	scripts/check
