@@ -1,7 +1,7 @@
 # make train      train CartPole-v1 with the default configuration
 # make test       run the whole test suite
 # make test-faults  the tests of resume and of faults with all their tries, and a table of them; about half an hour
-# make check      linter, formatter's check and type checker
+# make check      linter, formatter's check, type checker, order of the wings, and the fastest tests
 # make sanitize   run the tests of the compiled extension under sanitisers
 # make bench      measure against other libraries, into benchmarks/results/; BENCH=--long for what takes minutes
 # make benchmark  what final policies reach, against other libraries: hours, resumable; BENCHMARK="--only TEXT" for a row

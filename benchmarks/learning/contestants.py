@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upright.settings.presets import PRESETS
+from upright import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmark"
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning.contestants import Contestant
+from upright import Config
 from upright.comparison.statistics import bootstrap_interval, interquartile_mean, wilson_interval
-from upright.settings.config import Config
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.learning.contestants import OUR_FIRST_SEED, TASKS
 from benchmarks.speed.machine import one_thread_each
+from upright import PRESETS, Config
 from upright.comparison.statistics import wilson_interval
-from upright.settings.config import FINAL_EPISODES, Config
-from upright.settings.presets import PRESETS
+from upright.settings.config import FINAL_EPISODES
 
 RECORD = Path(__file__).parents[1] / "results" / "search.jsonl"
 FIRST_SEED = 1_000
@@ -72,8 +72,7 @@ class Trial(NamedTuple):
 
 def run(trial: Trial) -> dict[str, Any]:
     """Train and judge it: a line of the record."""
-    from upright.loop import train
-    from upright.runs.run import Run
+    from upright import Run, train
 
     logging.getLogger("upright").setLevel(logging.ERROR)
     began = time.process_time()

@@ -16,9 +16,7 @@ from benchmarks.learning.judging import Watch
 
 def upright(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:
     """Iterate upright's loop."""
-    from upright.loop import train
-    from upright.runs.run import Run
-    from upright.settings.config import Config
+    from upright import Config, Run, train
 
     watch.start()
     run = Run(env, Config.from_dict(settings), seed=seed)

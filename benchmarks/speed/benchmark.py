@@ -31,7 +31,7 @@ from benchmarks.speed.machine import describe, one_thread_each
 from benchmarks.speed.measuring import measure
 from benchmarks.speed.report import HEAD, cells, line, markdown, rounded
 from benchmarks.speed.rows import Row, rows
-from upright.settings.config import Config
+from upright import Config
 
 RESULTS = Path(__file__).parents[1] / "results"
 QUIET = 0.95  # of its core, which a side has when nothing else runs

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from upright import Config, Finished
 from upright.experiments.cluster import connected, train_on_cluster
 from upright.experiments.pool import train_in_processes
-from upright.experiments.seeds import Event, Finished
+from upright.experiments.seeds import Event
 from upright.experiments.training import plan
 from upright.machine import cores
-from upright.settings.config import Config
 
 
 def seconds(events: Iterable[Event], count: int) -> float:

@@ -16,10 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.speed.peers import FILLED, ONE_IN
+from upright import Config, Prioritised, ReplayMemory, Run
 from upright.loop import learn, train
-from upright.replay import ReplayMemory
-from upright.runs.run import Run
-from upright.settings.config import Config, Prioritised
 
 COMMAND = str(Path(sys.executable).with_name("upright"))
 OBSERVATION = 4  # entries in CartPole's

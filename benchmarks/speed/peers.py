@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from upright.settings.config import Config
+from upright import Config
 
 Work = Callable[[int], None]
 

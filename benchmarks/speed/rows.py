@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from upright.settings.config import Config, QLearning
-from upright.settings.presets import PRESETS
+from upright import PRESETS, Config, QLearning
 
 STEPS = 3_000  # in a round of whole steps on CartPole
 PIECE = 20_000  # of LunarLander's 100,000 steps, in a round
