@@ -358,10 +358,9 @@ def test_every_combination_learns(kind, bootstrap, dueling, noisy, replay):
         replay=REPLAYS[replay],
         optimizer="adam",
     )
-    prioritised = replay != "uniform"
     learner = make_learner(config, PROBLEM, 0)
     before = learner.parameters()
-    batch = random_batch(weight=np.linspace(0.1, 1, 16) if prioritised else None)
+    batch = random_batch(weight=None if replay == "uniform" else np.linspace(0.1, 1, 16))
     priority = learner.update(batch, 1e-2)
     after = learner.parameters()
     for name, value in after.items():
