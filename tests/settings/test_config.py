@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configurations import options
 from drawn_settings import values_of
 from upright.errors import SettingError
 from upright.settings import config as config_module
@@ -86,10 +87,10 @@ def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accept
         ({"gamma": "high"}, "gamma is 'high', but it has to be a number."),
         ({"gamma": math.nan}, "gamma is nan, but it has to lie in [0, 1]."),
         ({"noisy": 1}, "noisy is 1, but it has to be true or false."),
-        ({"optimizer": "lion"}, "optimizer is 'lion', but it has to be one of adam, adamw, rmsprop, sgd."),
+        ({"optimizer": "lion"}, f"optimizer is 'lion', but it has to be one of {', '.join(options('optimizer'))}."),
         ({"net_arch": 64}, "net_arch is 64, but it has to be a list, each a whole number."),
-        ({"loss": 3}, "loss is 3, but it has to be QLearning(…) or Categorical(…)"),
-        ({"loss": "c52"}, "loss is 'c52', but it has to be one of q_learning, categorical, quantile"),
+        *[({"loss": 3}, f"{cls.__name__}(…)") for cls in KINDS["loss"].values()],
+        ({"loss": "c52"}, f"loss is 'c52', but it has to be one of {', '.join(KINDS['loss'])}"),
         ({"lr": 1e-3}, "There is no setting 'lr'. Did you mean 'learning_rate'?"),
         ({"learning_rte": 1e-3}, "There is no setting 'learning_rte'. Did you mean 'learning_rate'"),
         ({"batch_size": 100, "buffer_size": 99}, "batch_size (100) is above buffer_size (99)"),
