@@ -1,7 +1,7 @@
 # make train      train CartPole-v1 with the default configuration
 # make test       run the whole test suite
 # make test-faults  the tests of resume and of faults with all their tries, and a table of them; about half an hour
-# make check      linter, formatter's check and type checker
+# make check      linter, formatter's check, type checker, order of the wings, and the fastest tests
 # make sanitize   run the tests of the compiled extension under sanitisers
 # make bench      measure against other libraries, into benchmarks/results/; BENCH=--long for what takes minutes
 # make benchmark  what final policies reach, against other libraries: hours, resumable; BENCHMARK="--only TEXT" for a row
@@ -28,7 +28,7 @@ test: .venv/.test
 	.venv/bin/pytest --numprocesses 2 --dist worksteal
 
 test-faults: .venv/.test
-	UPRIGHT_FAULTS=long .venv/bin/pytest tests/test_cluster.py tests/test_resume.py tests/test_faults.py tests/test_security.py --numprocesses 2 --dist worksteal
+	UPRIGHT_FAULTS=long .venv/bin/pytest tests/experiments/test_cluster.py tests/runs tests/test_security.py --numprocesses 2 --dist worksteal
 
 check: .venv/.test
 	scripts/check
@@ -37,10 +37,10 @@ sanitize: .venv/.test
 	scripts/sanitize
 
 bench: .venv/.bench
-	.venv/bin/python benchmarks/speed.py $(BENCH)
+	.venv/bin/python -m benchmarks.speed.benchmark $(BENCH)
 
 benchmark: .venv/.bench
-	.venv/bin/python benchmarks/benchmark.py $(BENCHMARK)
+	.venv/bin/python -m benchmarks.learning.benchmark $(BENCHMARK)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts

@@ -11,6 +11,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Where a change is judged, the same examples each time; elsewhere new ones, which may find something.
 settings.register_profile("judge", settings.get_profile("steady"), derandomize=True)
+settings.register_profile("quick", settings.get_profile("judge"), max_examples=10)  # for scripts/check
 settings.load_profile("judge" if os.environ.get("CI") else "steady")
 
 

@@ -22,26 +22,10 @@ import numpy as np
 from upright import files
 from upright.loop import train
 from upright.runs.run import Run
-from upright.settings.presets import PRESETS
 
 LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
 TESTS = Path(__file__).parent
 TIMES = ("time/fps", "time/time_elapsed")
-
-# A run that is small and yet has everything: a full replay memory, several checkpoints, evaluations, target updates.
-TINY = PRESETS["default"].override(
-    total_timesteps=600,
-    checkpoint_every=150,
-    learning_starts=50,
-    batch_size=8,
-    buffer_size=250,
-    net_arch=(8,),
-    log_interval=100,
-    target_update_interval=40,
-    eval_freq=200,
-    n_eval_episodes=2,
-    max_episode_steps=100,
-)
 
 
 def times(short: int, long: int) -> int:

@@ -16,6 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import upright
+from configurations import SHORT
 from toy_environments import Image, Masked, Noisy, Scripted, Spaces
 from upright import files
 from upright.agent import Agent
@@ -25,14 +26,7 @@ from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)
 
-TINY = {
-    "total_timesteps": 300,
-    "learning_starts": 50,
-    "batch_size": 8,
-    "buffer_size": 300,
-    "net_arch": (16,),
-    "log_interval": 100,
-}
+TINY = {**SHORT, "buffer_size": 300, "net_arch": (16,), "log_interval": 100}
 
 
 @pytest.fixture(scope="module")

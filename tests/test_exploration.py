@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from configurations import SHORT
 from toy_environments import Masked, Noisy
 from upright.environments.vectors import Outcome
 from upright.exploration import LONGEST, Repeats
@@ -14,7 +15,7 @@ from upright.settings.config import Config
 
 ENVIRONMENTS = 50
 ACTIONS = 50
-SETTINGS = Config(total_timesteps=400, learning_starts=100, batch_size=8, net_arch=(8,), buffer_size=500)
+SETTINGS = Config(**{**SHORT, "total_timesteps": 400, "learning_starts": 100, "buffer_size": 500})
 
 
 def ending(*ended: bool) -> Outcome:

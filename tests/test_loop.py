@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from configurations import SHORT
 from toy_environments import Image, Masked, Noisy, Scripted
 from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
 from upright.learners import make_learner
@@ -27,7 +28,7 @@ from upright.settings.presets import PRESETS
 torch.set_num_threads(1)
 
 SMALL = PRESETS["double"].override(
-    total_timesteps=400, learning_starts=40, batch_size=8, net_arch=(16,), buffer_size=500, log_interval=100
+    **{**SHORT, "total_timesteps": 400, "learning_starts": 40, "net_arch": (16,)}, buffer_size=500, log_interval=100
 )
 # A network that is a table, and a step of SGD on ½δ² that is a step of Q-learning: Q(s, a) += α δ.
 TABULAR = Config(

@@ -2,18 +2,14 @@ import dataclasses
 import re
 from pathlib import Path
 
-import benchmark
-import contestants
 import gymnasium
 import numpy as np
 import pytest
-import report
-import trainers
-import trial
-from contestants import TASKS, Contestant
-from figures import Figures, holds, read
 from scipy.stats import binomtest, trim_mean
 
+from benchmarks.learning import benchmark, contestants, judging, report, trainers
+from benchmarks.learning.contestants import TASKS, Contestant
+from benchmarks.learning.figures import Figures, holds, read
 from upright.comparison.statistics import bootstrap_interval, interquartile_mean
 
 ROWS = contestants.contestants()
@@ -43,10 +39,10 @@ def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
     for _ in range(100):
         value = (reward + goes_on * value[following]).max(axis=1)
     over_all_starts = float(taxi.initial_state_distrib @ value)
-    starts = [taxi.reset(seed=trial.FINAL_SEED + k)[0] for k in range(trial.FINAL_EPISODES)]
+    starts = [taxi.reset(seed=judging.FINAL_SEED + k)[0] for k in range(judging.FINAL_EPISODES)]
     said = next(note for note in report.NOTES if "Taxi-v4's threshold" in note)
     assert f"comes to {over_all_starts:.2f} over all its starts" in said
-    assert f"to {value[starts].mean():.2f} in these {trial.FINAL_EPISODES} episodes" in said
+    assert f"to {value[starts].mean():.2f} in these {judging.FINAL_EPISODES} episodes" in said
     assert TASKS["Taxi-v4"].best == pytest.approx(value[starts].mean(), abs=1e-9)
 
 
@@ -72,7 +68,7 @@ def test_the_best_that_can_be_reached_in_frozen_lake_is_as_the_page_says():
     goal = value[0]
     said = next(note for note in report.NOTES if note.startswith("FrozenLake-v1's best policy"))
     assert f"the goal in {100 * goal:.1f} % of all episodes" in said
-    assert f"standard deviation of {np.sqrt(goal * (1 - goal) / trial.INTERIM_EPISODES):.1f} " in said
+    assert f"standard deviation of {np.sqrt(goal * (1 - goal) / judging.INTERIM_EPISODES):.1f} " in said
 
 
 def test_what_frozen_lakes_optimal_policies_score_in_the_final_episodes_is_as_the_page_says():
@@ -90,14 +86,14 @@ def test_what_frozen_lakes_optimal_policies_score_in_the_final_episodes_is_as_th
         policy = quality.argmax(axis=1)
         policy[square] = choice
         reached = 0.0
-        for k in range(trial.FINAL_EPISODES):
-            state, _ = lake.reset(seed=trial.FINAL_SEED + k)
+        for k in range(judging.FINAL_EPISODES):
+            state, _ = lake.reset(seed=judging.FINAL_SEED + k)
             ended = False
             while not ended:
                 state, reward, terminated, truncated, _ = lake.step(int(policy[state]))
                 ended = terminated or truncated
                 reached += float(reward)
-        scores.append(reached / trial.FINAL_EPISODES)
+        scores.append(reached / judging.FINAL_EPISODES)
         worth = np.zeros(16)
         for _ in range(lake.spec.max_episode_steps):
             worth = action_values(model, worth)[np.arange(16), policy]
@@ -123,10 +119,10 @@ def test_a_rows_results_are_whole(row):
         assert (each["contestant"], each["env"]) == (row.name, row.task.env)
         steps = [point[0] for point in each["curve"]]
         seconds = [point[2] for point in each["curve"]]
-        assert len(steps) == trial.POINTS and steps == sorted(set(steps)) and seconds == sorted(seconds)
+        assert len(steps) == judging.POINTS and steps == sorted(set(steps)) and seconds == sorted(seconds)
         assert steps[-1] == each["steps"] >= row.steps and each["steps"] == results[0]["steps"]
         assert seconds[-1] == each["cpu_seconds"] <= each["wall_seconds"] * 1.05
-        assert len(each["returns"]) == trial.FINAL_EPISODES
+        assert len(each["returns"]) == judging.FINAL_EPISODES
         assert re.fullmatch("[0-9a-f]{40}", each["commit"])
 
 
@@ -186,10 +182,10 @@ def test_the_readmes_table_says_what_the_page_says():
 
 def test_side_by_side_episodes_return_what_one_after_the_other_do():
     def policy(observations, masks):
-        assert masks is None and len(observations) == trial.SIDE_BY_SIDE
+        assert masks is None and len(observations) == judging.SIDE_BY_SIDE
         return (observations[:, 2] > 0).astype(int)
 
-    count = 2 * trial.SIDE_BY_SIDE + 5
+    count = 2 * judging.SIDE_BY_SIDE + 5
     env, expected = gymnasium.make("CartPole-v1"), []
     for k in range(count):
         observation, total, over = env.reset(seed=7 + k)[0], 0.0, False
@@ -198,12 +194,12 @@ def test_side_by_side_episodes_return_what_one_after_the_other_do():
             observation, reward, terminated, truncated, _ = env.step(action)
             total, over = total + reward, terminated or truncated
         expected.append(total)
-    assert trial.episodes("CartPole-v1", policy, count, 7) == expected and len(set(expected)) > 5
+    assert judging.episodes("CartPole-v1", policy, count, 7) == expected and len(set(expected)) > 5
 
 
 def test_an_episode_without_a_limit_of_its_own_has_one():
     up = lambda observations, masks: np.zeros(len(observations), int)  # against the wall for ever
-    assert trial.episodes("CliffWalking-v1", up, 2, 0) == [-trial.LIMIT, -trial.LIMIT]
+    assert judging.episodes("CliffWalking-v1", up, 2, 0) == [-judging.LIMIT, -judging.LIMIT]
 
 
 def test_policies_get_the_mask():
@@ -213,7 +209,7 @@ def test_policies_get_the_mask():
         seen.append(masks)
         return masks.argmax(axis=1)
 
-    trial.episodes("Taxi-v4", policy, 3, 0)
+    judging.episodes("Taxi-v4", policy, 3, 0)
     assert seen[0].shape == (3, 6) and {0, 1} == set(np.unique(seen))
 
 
@@ -225,10 +221,10 @@ def test_the_clocks_stand_still_while_a_policy_is_judged(monkeypatch):
         now += 1_000
         return [5.0] * count
 
-    monkeypatch.setattr(trial.time, "process_time", lambda: now)
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: 2 * now)
-    monkeypatch.setattr(trial, "episodes", judge)
-    watch = trial.Watch("CartPole-v1", 1_000)
+    monkeypatch.setattr(judging.time, "process_time", lambda: now)
+    monkeypatch.setattr(judging.time, "perf_counter", lambda: 2 * now)
+    monkeypatch.setattr(judging, "episodes", judge)
+    watch = judging.Watch("CartPole-v1", 1_000)
     watch.start()
     for step in range(10, 1_001, 10):
         now += 1
@@ -237,7 +233,7 @@ def test_the_clocks_stand_still_while_a_policy_is_judged(monkeypatch):
     watch.finish(1_007, None)
     assert [point[0] for point in watch.curve] == [*range(50, 1_000, 50), 1_007]
     assert [point[2] for point in watch.curve] == [*range(5, 100, 5), 101]
-    assert (watch.cpu, watch.wall, watch.steps, len(watch.returns)) == (101, 202, 1_007, trial.FINAL_EPISODES)
+    assert (watch.cpu, watch.wall, watch.steps, len(watch.returns)) == (101, 202, 1_007, judging.FINAL_EPISODES)
 
 
 @pytest.mark.parametrize("library", ["upright", "sb3_dqn"])
@@ -246,7 +242,7 @@ def test_a_library_trains_and_hands_over_its_final_policy(library):
     settings, steps = row.settings, 300
     if library == "upright":
         settings = {**settings, "total_timesteps": steps, "log_interval": 100}
-    watch = trial.Watch("CartPole-v1", steps)
+    watch = judging.Watch("CartPole-v1", steps)
     getattr(trainers, library)("CartPole-v1", settings, steps, 3, watch)
     assert watch.steps == (steps if library == "upright" else 512)  # whole rounds of 256
     assert watch.curve[-1][0] == watch.steps and min(watch.returns) >= 8

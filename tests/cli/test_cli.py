@@ -16,13 +16,15 @@ import pytest
 import torch
 
 import upright
+from configurations import SHORT, as_words
 from engines import AUTO, ENGINES
 from upright.cli.main import main
+from upright.settings.config import KINDS
 from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)
 
-TINY = ["--total-timesteps", "300", "--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]
+TINY = as_words(**SHORT)
 ENGINE = "torch" if importlib.util.find_spec("upright._native") is None else "native"
 TESTS = str(Path(__file__).parent.parent)
 
@@ -137,7 +139,7 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --gamma", "Missing value for argument '--gamma'"),
         ("train CartPole-v1 --optimizer lion", "invalid choice 'lion' for argument '--optimizer'"),
         ("train CartPole-v1 --preset rainbw", "There is no preset 'rainbw'. Did you mean 'rainbow'?"),
-        ("train CartPole-v1 --loss c51", "loss is 'c51', but it has to be one of q_learning, categorical"),
+        ("train CartPole-v1 --loss c51", f"loss is 'c51', but it has to be one of {', '.join(KINDS['loss'])}"),
         ("train CartPole-v1 --loss", "argument --loss: expected one argument."),
         ("train CartPole-v1 --munchausen --loss.double", "munchausen and loss.double cannot be combined"),
         ("train CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import toy_environments
+from configurations import SHORT
 from upright import Config, Run, files
 from upright.cli.main import main
 from upright.errors import EnvironmentFault, MissingExtra, RunError, SettingError
@@ -43,14 +44,7 @@ from upright.dashboard.streams import Streams
 TOKEN = "a-token-of-the-tests"
 TESTS = str(Path(__file__).parent.parent)
 IS_LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
-SMALL = {
-    "total_timesteps": 300,
-    "learning_starts": 50,
-    "batch_size": 8,
-    "net_arch": (8,),
-    "log_interval": 50,
-    "checkpoint_every": 100,
-}
+SMALL = {**SHORT, "log_interval": 50, "checkpoint_every": 100}
 
 QUICK = ["--learning-starts", "50", "--batch-size", "8", "--net-arch", "8"]  # little work, on the command line
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from run_digest import LONG, TINY, checkpoints, children, digests, finish, is_alive, start, times, wait_for
+from configurations import TINY
+from ray_clusters import add_node, cluster
+from run_digest import LONG, checkpoints, children, digests, finish, is_alive, start, times, wait_for
 from upright.errors import MissingExtra, RunError, SettingError
 from upright.experiments import cluster as tasks_of_ray
 from upright.experiments.cluster import train_on_cluster
@@ -34,37 +36,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 # By what is done in between, and not by a clock, so that a slow machine gets there too.
 BETWEEN_KILLS = 50  # records, each of 100 steps
 CONFIG = TINY.override(total_timesteps=times(8_000, 5_000), checkpoint_every=200, eval_freq=0, buffer_size=1_000)
-
-NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
-
-
-@contextlib.contextmanager
-def cluster(nodes: int, monkeypatch: Any) -> Iterator[Any]:
-    """Ray's own cluster of several nodes on this machine: a head without cores, and nodes that have some."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    import ray
-    from ray._private import ray_constants
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # so that it listens to this machine alone
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
-    try:
-        for _ in range(nodes):
-            add_node(made)
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-
-
-def add_node(made: Any) -> None:
-    """A node of two cores, which has 30 seconds to start; a busy machine may need some more."""
-    for _ in range(10):
-        with contextlib.suppress(Exception):
-            made.add_node(num_cpus=2, **NODE)
-            return
-    raise AssertionError("no node has started")
 
 
 def workers(made: Any, folder: Path) -> list[int]:

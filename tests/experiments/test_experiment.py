@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 import upright
+from configurations import TINY
 from faulty_environments import Repeating
-from run_digest import TINY, checkpoints, children, digests, finish, is_alive, start, wait_for
+from run_digest import checkpoints, children, digests, finish, is_alive, start, wait_for
 from toy_environments import Masked
 from upright.cli.main import main
 from upright.comparison import statistics

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import upright
+from configurations import SHORT, as_words
 from upright.cli.arguments import Sweep, parse
 from upright.cli.grid import MOST_POINTS
 from upright.cli.main import main
@@ -17,7 +18,7 @@ from upright.errors import SettingError
 from upright.settings.config import Categorical, Prioritised, QLearning, Uniform
 from upright.settings.presets import PRESETS
 
-TINY = ["--total-timesteps", "200", "--learning-starts", "50", "--batch-size", "8", "--seeds", "2"]
+TINY = [*as_words(**{**SHORT, "total_timesteps": 200}), "--seeds", "2"]
 
 
 @pytest.fixture(autouse=True)

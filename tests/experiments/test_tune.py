@@ -17,8 +17,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_cluster import cluster
 
+from configurations import SHORT, as_words
+from ray_clusters import cluster
 from run_digest import children, is_alive, start, wait_for
 from upright import Config
 from upright.cli.main import main
@@ -40,13 +41,15 @@ from upright.experiments.training import train_tasks
 from upright.experiments.tune import JUDGED_TRIALS, Began, Ended, Study, run_trials
 from upright.runs.folders import seed_folder
 from upright.settings import presets
+from upright.settings.config import KINDS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-CONFIG = Config(total_timesteps=1_000, eval_freq=200, net_arch=(4,), learning_starts=50, batch_size=8)
+CONFIG = Config(**{**SHORT, "total_timesteps": 1_000, "eval_freq": 200, "net_arch": (4,)})
+LOSSES = ", ".join(KINDS["loss"])
 TINY_SPACE = {"learning_rate": Range(1e-4, 1e-1, log=True), "n_steps": Choice((1, 3))}
 # As words: small; the second, long enough that a signal meets it in the midst of training.
-SMALL = ["CartPole-v1", "--total-timesteps", "300", "--net-arch", "4", "--batch-size", "8", "--learning-starts", "50"]
+SMALL = ["CartPole-v1", *as_words(**{**SHORT, "net_arch": (4,)})]
 LONGER = [
     *SMALL,
     "--total-timesteps",
@@ -209,8 +212,8 @@ def test_a_space_goes_through_json(tmp_path) -> None:
         ({"lerning_rate": [0.1]}, "lerning_rate"),
         ({"net_arch": [[64], [0]]}, "net_arch"),
         ({"n_steps": [1, "three"]}, "n_steps is 'three'"),
-        ({"loss": ["quantil"]}, "loss is 'quantil', but it has to be one of q_learning"),
-        ({"loss": [3]}, "loss is 3 in the space, but it has to be one of q_learning"),
+        ({"loss": ["quantil"]}, f"loss is 'quantil', but it has to be one of {LOSSES}"),
+        ({"loss": [3]}, f"loss is 3 in the space, but it has to be one of {LOSSES}"),
         ({"munchausen": ["on"]}, "munchausen is 'on' in the space, but it has to be true or false."),
         ({"loss.atoms": [51]}, "loss.atoms is to be searched, but no loss that is searched has atoms."),
         ({"gamma.x": [51]}, "gamma.x"),

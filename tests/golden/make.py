@@ -26,7 +26,8 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np  # noqa: E402
 from gymnasium import spaces  # noqa: E402
 
-from run_digest import TINY, abandon, digests, finish  # noqa: E402
+from configurations import TINY  # noqa: E402
+from run_digest import abandon, digests, finish  # noqa: E402
 from toy_environments import Masked, Spaces  # noqa: E402
 from upright import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Run  # noqa: E402
 from upright.agent import POLICY_SCHEMA  # noqa: E402

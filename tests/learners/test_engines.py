@@ -11,17 +11,19 @@ import pytest
 from torch import nn
 
 import upright
+from configurations import EVERYTHING, NATIVE_ACTIVATIONS, NATIVE_LOSSES, SHORT, VARIANTS
 from engines import AUTO, ENGINES, HAS_NATIVE, needs_native
+from learner_properties import random_batch
 from toy_environments import Image, Noisy
 from upright.errors import SettingError
 from upright.learners import make_learner
 from upright.learners.problem import Problem
 from upright.replay.prioritised import SumTree, sum_tree
-from upright.settings.config import Categorical, Config, ImplicitQuantile, Munchausen, QLearning, Quantile
+from upright.settings.config import Config, ImplicitQuantile
 
 VECTOR = Problem((4,), False, 3)
 IMAGE = Problem((4, 36, 36), True, 3)
-TINY = {"total_timesteps": 200, "learning_starts": 50, "batch_size": 8, "net_arch": (8,)}
+TINY = {**SHORT, "total_timesteps": 200}
 COMPILER = (
     "upright was installed without a C++ compiler (get one by apt install g++, xcode-select --install or "
     "conda install gxx, and install upright again)"
@@ -52,14 +54,26 @@ def config(**settings: Any) -> Config:
 
 @needs_native
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-@pytest.mark.parametrize(
-    "loss", [QLearning(), Categorical(atoms=7), Quantile(quantiles=5)], ids=lambda each: type(each).__name__
-)
-def test_auto_takes_native_for_a_perceptron_and_says_nothing(loss, device: str, caplog) -> None:
+@pytest.mark.parametrize("kind", NATIVE_LOSSES)
+def test_auto_takes_native_for_a_perceptron_and_says_nothing(kind: str, device: str, caplog) -> None:
     with caplog.at_level(logging.INFO, "upright"):
-        learner = make_learner(config(loss=loss, munchausen=Munchausen(), noisy=True, device=device), VECTOR, 0)
+        learner = make_learner(config(device=device, **EVERYTHING[kind]), VECTOR, 0)
     assert learner.engine == "native" and learner.device.startswith("cpu, ")
     assert caplog.messages == []
+
+
+@needs_native
+def test_native_can_do_the_losses_and_activations_that_it_has() -> None:
+    assert {"q_learning", "categorical", "quantile", "implicit_quantile"} <= set(NATIVE_LOSSES)
+    assert {"relu", "tanh", "silu"} <= set(NATIVE_ACTIVATIONS)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("settings", [*VARIANTS.values()], ids=[*VARIANTS])
+def test_every_loss_has_an_engine_that_learns_it(settings, engine: str) -> None:
+    learner = make_learner(config(engine=engine, loss=settings), VECTOR, 0)
+    learner.update(random_batch(), 1e-3)
+    assert all(np.isfinite(value).all() for value in learner.parameters().values())
 
 
 @needs_native

@@ -10,10 +10,11 @@ import pytest
 import torch
 from scipy import stats
 
+from configurations import LOSSES
 from upright.learners.initialisation import initial_parameters, input_features, parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.networks import Network
-from upright.settings.config import Categorical, Config, ImplicitQuantile, QLearning, Quantile
+from upright.settings.config import Config, ImplicitQuantile, QLearning
 from upright.settings.presets import PRESETS
 
 VECTOR, IMAGE = Problem((4,), False, 3), Problem((2, 36, 36), True, 3)
@@ -22,12 +23,6 @@ PROBLEMS = {
     "matrix": Problem((2, 5), False, 1),
     "image": IMAGE,
     "oblong": Problem((1, 50, 39), True, 2),
-}
-LOSSES = {
-    "scalar": QLearning(),
-    "categorical": Categorical(atoms=7),
-    "quantile": Quantile(quantiles=9),
-    "implicit": ImplicitQuantile(cosines=10),
 }
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configurations import BOOTSTRAPS, VARIANTS, bootstrapped
+from upright.learners.initialisation import outputs_per_action
 from upright.learners.torch.losses import (
     Predictions,
     Transitions,
@@ -35,19 +37,10 @@ torch.set_num_threads(1)
 BATCH, ACTIONS = 6, 4
 LN2, LN3 = math.log(2), math.log(3)
 
-KINDS = {
-    "huber": QLearning(error="huber"),
-    "squared": QLearning(error="squared"),
-    "categorical": Categorical(atoms=7, v_min=-6.0, v_max=6.0),
-    "quantile": Quantile(quantiles=5),
-    "quantile-kappa-0": Quantile(quantiles=5, kappa=0.0),
-    "implicit": ImplicitQuantile(quantiles=3, target_quantiles=5, kappa=0.5),
-}
-DISTRIBUTIONS = {name: loss for name, loss in KINDS.items() if not isinstance(loss, QLearning)}
-BOOTSTRAPS = ("greedy", "double", "munchausen")
+DISTRIBUTIONS = {name: loss for name, loss in VARIANTS.items() if outputs_per_action(loss) is not None}
 SETTINGS = Munchausen(alpha=0.7, temperature=0.8, clip=-0.9)
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", VARIANTS)
 every_distribution = pytest.mark.parametrize("kind", DISTRIBUTIONS)
 every_bootstrap = pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
 
@@ -89,15 +82,12 @@ def random_predictions(loss, bootstrap, seed=0, actions=ACTIONS):
     """What two networks might say, consistent with itself: q_next is the mean of what chooses the next action."""
     online_shape = target_shape = (BATCH, actions)
     fractions = None
-    match loss:
-        case Categorical(atoms=n):
-            online_shape = target_shape = (BATCH, actions, n)
-        case Quantile(quantiles=n):
-            online_shape = target_shape = (BATCH, actions, n)
-            fractions = midpoints(n, tensor(0.0))
-        case ImplicitQuantile(quantiles=n, target_quantiles=m):
-            online_shape, target_shape = (BATCH, actions, n), (BATCH, actions, m)
-            fractions = uniform(BATCH, n, seed=seed + 10)
+    if isinstance(loss, ImplicitQuantile):
+        online_shape, target_shape = (BATCH, actions, loss.quantiles), (BATCH, actions, loss.target_quantiles)
+        fractions = uniform(BATCH, loss.quantiles, seed=seed + 10)
+    elif (count := outputs_per_action(loss)) is not None:
+        online_shape = target_shape = (BATCH, actions, count)
+        fractions = midpoints(count, tensor(0.0))
     target_next = normal(*target_shape, seed=seed + 11)
     q_next = action_values(loss, target_next)
     return Predictions(
@@ -111,10 +101,8 @@ def random_predictions(loss, bootstrap, seed=0, actions=ACTIONS):
 
 def settings_for(kind, bootstrap):
     """The loss of that kind, and Munchausen's settings, for a bootstrap."""
-    loss = KINDS[kind]
-    if bootstrap == "double":
-        loss = type(loss)(**{**vars(loss), "double": True})
-    return loss, SETTINGS if bootstrap == "munchausen" else None
+    settings = bootstrapped(VARIANTS[kind], bootstrap, SETTINGS)
+    return settings["loss"], settings["munchausen"]
 
 
 # Selecting
@@ -552,7 +540,7 @@ def test_priority_is_the_error_of_a_scalar_and_the_loss_of_a_distribution(kind, 
     predictions, batch = random_predictions(loss, bootstrap), random_transitions(1, with_masks=True)
     per_sample, priority = temporal_difference(loss, munchausen, predictions, batch)
     assert per_sample.shape == priority.shape == (BATCH,)
-    if not isinstance(loss, QLearning):
+    if kind in DISTRIBUTIONS:
         assert torch.equal(priority, per_sample)
         return
     reward, discount, q_next = batch.reward, batch.discount, predictions.target_next
@@ -565,7 +553,8 @@ def test_priority_is_the_error_of_a_scalar_and_the_loss_of_a_distribution(kind, 
     }[bootstrap]()
     error = target - chosen(predictions.online, batch.action)
     assert torch.equal(priority, error.abs())
-    assert_equal(per_sample, huber(error) if loss.error == "huber" else error**2 / 2)
+    if isinstance(loss, QLearning):
+        assert_equal(per_sample, huber(error) if loss.error == "huber" else error**2 / 2)
 
 
 def with_forbidden_action(loss, predictions, batch):

@@ -23,18 +23,20 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from test_learner import (
-    EVERYTHING,
-    PROBLEM,
-    STATES,
-    advance,
-    assert_a_state_goes_on,
-    assert_equal_states,
-    plain,
-    random_batch,
-)
 from torch import nn
 
+from configurations import (
+    BOOTSTRAPS,
+    LOSSES,
+    NATIVE_ACTIVATIONS,
+    NATIVE_EVERYTHING,
+    NATIVE_LOSSES,
+    NATIVE_STATES,
+    PROBLEM,
+    plain,
+)
+from drawn_settings import values_of
+from learner_properties import advance, assert_a_state_goes_on, assert_equal_states, random_batch
 from upright.errors import Diverged, UprightError
 from upright.learners.initialisation import parameter_shapes
 from upright.learners.problem import Problem
@@ -48,7 +50,6 @@ from upright.settings.config import (
     ImplicitQuantile,
     Munchausen,
     Prioritised,
-    QLearning,
     Quantile,
     Uniform,
 )
@@ -62,7 +63,6 @@ torch.set_num_threads(1)
 EXAMPLES = int(os.environ.get("UPRIGHT_EXAMPLES", 4))
 F32, F64, I64, U8 = np.float32, np.float64, np.int64, np.uint8
 SETS = _native.instruction_sets()
-NATIVE = {name: settings for name, settings in STATES.items() if "network" not in settings}
 
 each_set = pytest.mark.parametrize("instruction_set", SETS)
 
@@ -92,22 +92,14 @@ def configurations(draw: Any, **fixed: Any) -> Config:
     """
     layer_norm = draw(st.booleans())
     widths = draw(st.lists(st.integers(8 if layer_norm else 1, 130), min_size=layer_norm, max_size=4))
-    bootstrap = draw(st.sampled_from(["greedy", "double", "munchausen"]))
-    double = bootstrap == "double"
-    loss = draw(
-        st.one_of(
-            st.builds(QLearning, double=st.just(double), error=st.sampled_from(["huber", "squared"])),
-            st.builds(Categorical, st.integers(2, 60), st.just(-5.0), st.just(5.0), st.just(double)),
-            st.builds(Quantile, st.integers(1, 40), st.sampled_from([1.0, 0.5, 0.0]), st.just(double)),
-            st.builds(
-                ImplicitQuantile,
-                *[st.integers(1, 20)] * 3,
-                st.integers(1, 40),
-                st.sampled_from([1.0, 0.5, 0.0]),
-                st.just(double),
-            ),
-        )
-    )
+    bootstrap = draw(st.sampled_from(BOOTSTRAPS))
+    numbers = {
+        "double": st.just(bootstrap == "double"),
+        "kappa": st.sampled_from([1.0, 0.5, 0.0]),
+        "v_min": st.just(-5.0),
+        "v_max": st.just(5.0),
+    }
+    loss = draw(values_of(type(LOSSES[draw(st.sampled_from(NATIVE_LOSSES))]), **numbers))
     soft = st.builds(Munchausen, temperature=st.sampled_from([1.0, 0.3, 0.03]))
     optimizer = fixed.get("optimizer") or draw(st.sampled_from(["adam", "adamw", "rmsprop", "sgd"]))
     clip = draw(st.sampled_from(["none", "norm", "value"]))
@@ -117,7 +109,7 @@ def configurations(draw: Any, **fixed: Any) -> Config:
     return Config(
         **{
             "net_arch": tuple(widths),
-            "activation": draw(st.sampled_from(["relu", "tanh", "silu"])),
+            "activation": draw(st.sampled_from(NATIVE_ACTIVATIONS)),
             "layer_norm": layer_norm,
             "initialisation": draw(st.sampled_from(["pytorch", "orthogonal"])),
             "dueling": draw(st.booleans()),
@@ -421,7 +413,7 @@ FUNCTIONS = {
 
 
 @each_set
-@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("activation", NATIVE_ACTIVATIONS)
 def test_activations_are_right_to_the_last_digits(activation: str, instruction_set: str) -> None:
     """Q(s) = f(s) by weights of 1, from the smallest numbers to where f is flat."""
     learner = native(instruction_set, Problem((1,), False, 1), net_arch=(1,), activation=activation)
@@ -450,10 +442,10 @@ def test_a_softmax_of_any_logits_is_a_distribution(instruction_set: str) -> None
 
 
 @each_set
-@pytest.mark.parametrize("kind", EVERYTHING)
+@pytest.mark.parametrize("kind", NATIVE_EVERYTHING)
 def test_an_observation_is_worth_the_same_alone_and_in_a_batch(instruction_set: str, kind: str) -> None:
     for width in (1, 7, 16, 33, 130):
-        settings = {**EVERYTHING[kind], "layer_norm": width > 1}
+        settings = {**NATIVE_EVERYTHING[kind], "layer_norm": width > 1}
         learner = native(instruction_set, net_arch=(width, width + 1), **settings)
         obs = random_batch(130).transition.obs
         q = learner.q_values(obs)
@@ -481,9 +473,9 @@ def test_bytes_and_observations_of_many_axes_are_read_as_their_numbers(instructi
 
 @each_set
 @pytest.mark.parametrize("before", [0, 7])
-@pytest.mark.parametrize("case", NATIVE)
+@pytest.mark.parametrize("case", NATIVE_STATES)
 def test_a_state_goes_on_to_the_same_bits(case: str, before: int, instruction_set: str) -> None:
-    settings = {"replay": Prioritised(), **NATIVE[case]}
+    settings = {"replay": Prioritised(), **NATIVE_STATES[case]}
     undisturbed, stopped, resumed = (native(instruction_set, seed=seed, **settings) for seed in (0, 0, 1))
     assert_a_state_goes_on(undisturbed, stopped, resumed, before)
 
@@ -497,10 +489,10 @@ def assert_same_arrays(actual: dict[str, np.ndarray], expected: dict[str, np.nda
     assert_equal_states(*rounded)
 
 
-@pytest.mark.parametrize("case", NATIVE)
+@pytest.mark.parametrize("case", NATIVE_STATES)
 @pytest.mark.parametrize("first", ["native", "torch"])
 def test_what_one_engine_began_the_other_goes_on_with(case: str, first: str) -> None:
-    config = plain(replay=Prioritised(), **NATIVE[case])
+    config = plain(**{"replay": Prioritised(), **NATIVE_STATES[case]})
     engines = [NativeLearner, TorchLearner] if first == "native" else [TorchLearner, NativeLearner]
     began, other = engines[0](config, PROBLEM, 0), engines[1](config, PROBLEM, 1)
     assert_equal_states(began.state(), engines[1](config, PROBLEM, 0).state())
@@ -524,12 +516,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_loaded(what
     before = learner.state()
     given = {name: value + 1 for name, value in getattr(learner, what)().items()}
     load = learner.load_parameters if what == "parameters" else learner.load_state
-    last = list(given)[-1]
+    name = next(name for name in given if name.endswith("bias"))
     for changed, says in (
-        ({name: value for name, value in given.items() if name != last}, "is missing"),
-        ({**given, "other": given[last]}, "'other' is not known here"),
-        ({**given, last: np.zeros((8, 9))}, "has shape"),
-        ({**given, last: np.full(given[last].shape, "x")}, "holds <U1, and "),
+        ({other: value for other, value in given.items() if other != name}, "is missing"),
+        ({**given, "other": given[name]}, "'other' is not known here"),
+        ({**given, name: np.zeros((8, 9))}, "has shape"),
+        ({**given, name: np.full(given[name].shape, "x")}, "holds <U1, and "),
     ):
         with pytest.raises(ValueError, match=says) as refused:
             load(changed)
@@ -575,9 +567,9 @@ def trained(learner: NativeLearner, updates: int = 40) -> dict[str, np.ndarray]:
 
 
 @each_set
-@pytest.mark.parametrize("kind", EVERYTHING)
+@pytest.mark.parametrize("kind", NATIVE_EVERYTHING)
 def test_the_seed_decides_every_bit(instruction_set: str, kind: str) -> None:
-    make = functools.partial(native, instruction_set, optimizer="adam", net_arch=(30, 20), **EVERYTHING[kind])
+    make = functools.partial(native, instruction_set, optimizer="adam", net_arch=(30, 20), **NATIVE_EVERYTHING[kind])
     first = trained(make(seed=3))
     threads = torch.get_num_threads()
     torch.rand(5)
@@ -862,10 +854,10 @@ def test_counters_and_shares_that_cannot_be_are_refused() -> None:
 
 
 @each_set
-@pytest.mark.parametrize("kind", EVERYTHING)
+@pytest.mark.parametrize("kind", NATIVE_EVERYTHING)
 @pytest.mark.parametrize("where", ["obs", "next_obs", "reward", "discount", "weight", "large reward"])
 def test_what_is_no_number_ends_in_diverged_and_changes_nothing(instruction_set: str, kind: str, where: str) -> None:
-    config = {"optimizer": "adam", "replay": Prioritised(), "net_arch": (20, 9), **EVERYTHING[kind]}
+    config = {"optimizer": "adam", "replay": Prioritised(), "net_arch": (20, 9), **NATIVE_EVERYTHING[kind]}
     if where == "large reward" and kind == "categorical":
         config["loss"] = Categorical(atoms=7, v_min=-1e30, v_max=1e30)
     for size in (1, 2, 15, 65):

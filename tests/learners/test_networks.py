@@ -9,7 +9,8 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from upright.learners.initialisation import initial_parameters
+from configurations import ACTIVATIONS, LOSSES
+from upright.learners.initialisation import initial_parameters, outputs_per_action
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import midpoints
 from upright.learners.torch.networks import Network, NoisyLinear
@@ -19,12 +20,7 @@ torch.set_num_threads(1)
 
 BATCH, ACTIONS, FRACTIONS = 5, 3, 6
 VECTOR, IMAGE = (4,), (2, 36, 36)  # the smallest image that Nature's convolutions take
-LOSSES = {
-    "scalar": QLearning(),
-    "categorical": Categorical(atoms=7),
-    "quantile": Quantile(quantiles=9),
-    "implicit": ImplicitQuantile(cosines=10),
-}
+COSINES = LOSSES["implicit_quantile"].cosines
 
 every_loss = pytest.mark.parametrize("kind", LOSSES)
 
@@ -39,7 +35,7 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def make_network(kind="scalar", shape=VECTOR, actions=ACTIONS, **settings):
+def make_network(kind="q_learning", shape=VECTOR, actions=ACTIONS, **settings):
     config = Config(**{"loss": LOSSES[kind], "munchausen": None, "net_arch": (8, 6), **settings})
     network = Network(config, shape, len(shape) == 3, actions)
     parameters = initial_parameters(config, Problem(shape, len(shape) == 3, actions), seed=0)
@@ -62,7 +58,7 @@ def observations(shape=VECTOR, batch=BATCH):
 
 
 def fractions_for(kind, batch=BATCH):
-    return torch.rand(batch, FRACTIONS) if kind == "implicit" else None
+    return torch.rand(batch, FRACTIONS) if kind == "implicit_quantile" else None
 
 
 def parameter_count(network):
@@ -89,8 +85,8 @@ def test_output_has_one_scalar_or_distribution_for_each_action(kind, dueling, no
     network = make_network(kind, shape, dueling=dueling, noisy=noisy, layer_norm=layer_norm)
     network.resample(generator(0))
     output = network(observations(shape), fractions_for(kind))
-    last = {"scalar": (), "categorical": (7,), "quantile": (9,), "implicit": (FRACTIONS,)}[kind]
-    assert output.shape == (BATCH, ACTIONS, *last)
+    count = FRACTIONS if kind == "implicit_quantile" else outputs_per_action(LOSSES[kind])
+    assert output.shape == ((BATCH, ACTIONS) if count is None else (BATCH, ACTIONS, count))
     assert output.isfinite().all()
     # Each sample is answered by itself: noise is drawn once for a batch, and nothing is shared between its rows.
     obs, fractions = observations(shape), fractions_for(kind)
@@ -105,20 +101,20 @@ def test_convolutions_give_an_atari_frame_3136_features():
 
 # One linear layer a → b has (a + 1)·b parameters; CartPole has 4 numbers and 2 actions.
 @pytest.mark.parametrize(
-    ("kind", "settings", "expected"),
+    ("loss", "settings", "expected"),
     [
-        ("scalar", {}, 17_410),  # 5·128 + 129·128 + 129·2
-        ("scalar", {"net_arch": ()}, 10),  # 5·2
-        ("scalar", {"layer_norm": True}, 17_922),  # and 2 · 2·128
-        ("scalar", {"noisy": True}, 34_180),  # 5·128 + 2·(129·128 + 129·2)
-        ("scalar", {"dueling": True}, 34_051),  # 5·128 + 2 · 129·128 + 129·2 + 129·1
-        ("categorical", {"dueling": True, "noisy": True}, 72_106),  # 5·128 + 2·(2 · 129·128 + 129·14 + 129·7)
-        ("quantile", {}, 19_474),  # 5·128 + 129·128 + 129·18
-        ("implicit", {}, 18_818),  # the scalar's and 11·128 for the embedding
+        (QLearning(), {}, 17_410),  # 5·128 + 129·128 + 129·2
+        (QLearning(), {"net_arch": ()}, 10),  # 5·2
+        (QLearning(), {"layer_norm": True}, 17_922),  # and 2 · 2·128
+        (QLearning(), {"noisy": True}, 34_180),  # 5·128 + 2·(129·128 + 129·2)
+        (QLearning(), {"dueling": True}, 34_051),  # 5·128 + 2 · 129·128 + 129·2 + 129·1
+        (Categorical(atoms=7), {"dueling": True, "noisy": True}, 72_106),  # 5·128 + 2·(2 · 129·128 + 129·14 + 129·7)
+        (Quantile(quantiles=9), {}, 19_474),  # 5·128 + 129·128 + 129·18
+        (ImplicitQuantile(cosines=10), {}, 18_818),  # the scalar's and 11·128 for the embedding
     ],
 )
-def test_parameter_count(kind, settings, expected):
-    assert parameter_count(make_network(kind, actions=2, **{"net_arch": (128, 128), **settings})) == expected
+def test_parameter_count(loss, settings, expected):
+    assert parameter_count(make_network(loss=loss, actions=2, **{"net_arch": (128, 128), **settings})) == expected
 
 
 def test_natures_network_has_its_1_687_206_parameters_for_six_actions():
@@ -129,7 +125,7 @@ def test_natures_network_has_its_1_687_206_parameters_for_six_actions():
 # Torsos
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_a_perceptron_is_the_formula(activation, layer_norm):
     network = make_network(activation=activation, layer_norm=layer_norm)
@@ -178,9 +174,9 @@ def test_dueling_is_the_formula(kind):
     network = make_network(kind, dueling=True)
     obs, fractions = observations(), fractions_for(kind)
     features = network.torso(obs)
-    if kind == "implicit":
+    if kind == "implicit_quantile":
         features = features[:, None] * functional.relu(
-            network.embedding(torch.cos(fractions[..., None] * math.pi * torch.arange(10)))
+            network.embedding(torch.cos(fractions[..., None] * math.pi * torch.arange(COSINES)))
         )
         advantage, value = network.advantage(features).transpose(1, 2), network.value(features).transpose(1, 2)
     else:
@@ -298,7 +294,7 @@ def test_resampling_follows_the_generator_alone():
 def test_the_heads_linear_layers_are_noisy_each_with_noise_of_its_own(kind):
     network = make_network(kind, noisy=True, dueling=True, net_arch=(8, 8))
     plain = [each for each in network.modules() if isinstance(each, nn.Linear)]
-    assert plain == [network.torso[0], *([network.embedding] if kind == "implicit" else [])]
+    assert plain == [network.torso[0], *([network.embedding] if kind == "implicit_quantile" else [])]
     network.resample(generator(0))
     noises = [each.bias_noise for each in network.modules() if isinstance(each, NoisyLinear)]
     assert len(noises) == 4  # a hidden and an output layer in each of two streams
@@ -312,20 +308,20 @@ def test_the_heads_linear_layers_are_noisy_each_with_noise_of_its_own(kind):
 @pytest.mark.parametrize("net_arch", [(), (6,), (8, 6)])
 @pytest.mark.parametrize("shape", [VECTOR, IMAGE])
 def test_implicit_quantiles_are_the_formula(net_arch, shape):
-    network = make_network("implicit", shape, net_arch=net_arch)
+    network = make_network("implicit_quantile", shape, net_arch=net_arch)
     obs, fractions = observations(shape, 2), torch.rand(2, FRACTIONS)
     weight, bias = network.embedding.weight, network.embedding.bias
     output, features = network(obs, fractions), network.torso(obs)
     for b in range(2):
         for k in range(FRACTIONS):
-            cosines = torch.tensor([math.cos(math.pi * i * float(fractions[b, k])) for i in range(10)])
+            cosines = torch.tensor([math.cos(math.pi * i * float(fractions[b, k])) for i in range(COSINES)])
             expected = network.advantage(features[b] * (weight @ cosines + bias).clamp(min=0))
             assert_equal(output[b, :, k], expected)
 
 
 @pytest.mark.parametrize("dueling", [False, True])
 def test_a_quantile_depends_on_its_own_fraction_alone(dueling):
-    network = make_network("implicit", dueling=dueling)
+    network = make_network("implicit_quantile", dueling=dueling)
     obs, fractions = observations(), torch.rand(BATCH, FRACTIONS)
     output = network(obs, fractions)
     order = torch.tensor([3, 0, 5, 1, 4, 2])

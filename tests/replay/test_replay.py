@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from configurations import REPLAYS
 from engines import needs_native
 from toy_environments import Scripted
 from upright.environments.environment import Environment
@@ -63,10 +64,10 @@ def test_pushing_copies_and_sampling_copies() -> None:
 
 @pytest.mark.parametrize("allocated", [False, True])
 @pytest.mark.parametrize("masks", [False, True])
-@pytest.mark.parametrize("kind", ["uniform", "prioritised"])
+@pytest.mark.parametrize("kind", REPLAYS)
 def test_a_batch_names_rows_of_the_memorys_own_columns(kind: str, masks: bool, allocated: bool) -> None:
     columns = ring.transition_forms((2,), np.dtype(np.float32), 3 if masks else None) if allocated else None
-    memory = ReplayMemory(6, columns, replay=Uniform() if kind == "uniform" else Prioritised())
+    memory = ReplayMemory(6, columns, replay=REPLAYS[kind])
     given, seen = [], []
     for k in range(9):
         given.append((*transition(k), *([np.arange(3) != k % 3, np.arange(3) == k % 3] if masks else [None, None])))
@@ -104,6 +105,28 @@ def test_uniform_draws_are_uniform_and_seeded() -> None:
     assert stats.chisquare(np.bincount(draws[0], minlength=50)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("kind", REPLAYS)
+def test_a_memory_of_any_kind_draws_by_its_seed_and_takes_up_the_state_of_another(kind: str) -> None:
+    first, same, other = (ReplayMemory(50, seed=seed, replay=REPLAYS[kind]) for seed in (3, 3, 4))
+    for memory in (first, same, other):
+        for k in range(70):
+            memory.push(*transition(k))
+
+    def drawn(memory: ReplayMemory) -> list[np.ndarray]:
+        places = []
+        for k in range(5):
+            batch = memory.sample(20, progress=k / 5)
+            assert batch.place.shape == (20,) and (batch.weight is None or (batch.weight > 0).all())
+            places += [batch.place, np.ones(20) if batch.weight is None else batch.weight]
+            memory.reprioritise(batch, 1.0 + batch.place)
+        return places
+
+    np.testing.assert_array_equal(drawn(first), expected := drawn(same))
+    assert (np.array(drawn(other)) != expected).any()
+    other.load_state(first.state())
+    np.testing.assert_array_equal(drawn(other), drawn(first))
+
+
 def test_the_ring_and_what_draws_its_rows_know_nothing_of_each_other() -> None:
     """A memory is a ring and a selector: with the same seed, the selector alone draws the memory's rows."""
     for replay, selector in ((Uniform(), ring.Uniformly(7)), (Prioritised(), ByPriority(5, Prioritised(), 7))):
@@ -123,7 +146,7 @@ def test_the_ring_and_what_draws_its_rows_know_nothing_of_each_other() -> None:
 
 
 def test_an_empty_memory_says_what_to_do() -> None:
-    for memory in (ReplayMemory(3), ReplayMemory(3, replay=Prioritised())):
+    for memory in (ReplayMemory(3, replay=replay) for replay in REPLAYS.values()):
         with pytest.raises(ValueError, match="push a transition before you sample"):
             memory.sample(1)
     with pytest.raises(ValueError, match="holds at least 1 transition"):

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 import upright
+from configurations import TINY
 from faulty_environments import Breaks, Corridor, Mutating, Repeating, Unrepeatable
 from run_digest import (
     LONG,
-    TINY,
     Disk,
     abandon,
     checkpoints,
@@ -811,7 +811,7 @@ def _removed(group: Path) -> bool:
 SOAK = """
 import gc, os, sys
 from pathlib import Path
-from run_digest import TINY
+from configurations import TINY
 from upright.runs.run import Run
 from upright.loop import train
 

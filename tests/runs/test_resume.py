@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configurations import LOSSES, REPLAYS, TINY
 from faulty_environments import Repeating, Unrepeatable
 from run_digest import (
     TESTS,
-    TINY,
     abandon,
     checkpoints,
     digests,
@@ -43,7 +43,8 @@ VARIANTS = {
     "masks, C51": (Masked, {"loss": Categorical(), "num_envs": 3}),
     "noisy, dueling": (Repeating, {"noisy": True, "dueling": True, "optimizer": "rmsprop"}),
     "noisy, torch": (Repeating, {"noisy": True, "engine": "torch", "tau": 0.1}),
-    "implicit quantiles": (Repeating, {"loss": "implicit_quantile"}),
+    **{name: (Repeating, {"loss": loss}) for name, loss in LOSSES.items()},
+    **{name: (Repeating, {"replay": replay}) for name, replay in REPLAYS.items()},
     "workers": (Repeating, {"num_envs": 3, "vectorization_mode": "async"}),
     "8 workers, prioritised": (Masked, {"num_envs": 8, "vectorization_mode": "async", "replay": Prioritised()}),
     "images of bits": ("FrozenLake-v1", {"n_steps": 5, "loss": QLearning(double=True), "munchausen": None}),
@@ -326,7 +327,7 @@ MEASURE = """
 import gc, sys
 from pathlib import Path
 from faulty_environments import Repeating
-from run_digest import TINY
+from configurations import TINY
 from upright.runs.run import Run
 from upright.loop import train
 

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 import upright
+from configurations import SHORT
 from upright import Config, Run
 from upright.cli.main import main
 from upright.comparison.curves import Curve, aligned, draw, read_curve, read_experiments
@@ -29,7 +30,7 @@ from upright.views.terminal import LEVELS, Terminal, sparkline
 
 matplotlib.use("agg")
 
-TINY = Config(total_timesteps=600, learning_starts=50, batch_size=8, net_arch=(8,), log_interval=50, engine="torch")
+TINY = Config(**{**SHORT, "total_timesteps": 600, "log_interval": 50, "engine": "torch"})
 
 
 class Clock:

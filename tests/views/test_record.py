@@ -16,6 +16,7 @@ from gymnasium import spaces
 from PIL import Image
 
 import upright
+from configurations import SHORT
 from upright import Config
 from upright.cli.main import main
 from upright.environments.environment import EVALUATION_INDEX, make_environment
@@ -23,7 +24,7 @@ from upright.errors import EnvironmentFault, MissingExtra, UprightError
 from upright.views.record import Panel, record
 from upright.views.watch import Moment, play
 
-SMALL = Config(net_arch=(8,), engine="torch", total_timesteps=300, learning_starts=50, batch_size=8)
+SMALL = Config(engine="torch", **SHORT)
 
 
 class Coloured(gymnasium.Env):

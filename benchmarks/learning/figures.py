@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from contestants import Contestant
 
+from benchmarks.learning.contestants import Contestant
+from upright import Config
 from upright.comparison.statistics import bootstrap_interval, interquartile_mean, wilson_interval
-from upright.settings.config import Config
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The search for the default configuration: settings tried on some seeds, and what their final policies reach.
 
-    python benchmarks/search.py MountainCar-v0 --seeds 16 exploration_final_eps=0.02 exploration_repeat=null
-    python benchmarks/search.py --ablation --seeds 20      the default without each of its ingredients, or with one more
-    python benchmarks/search.py --table [TEXT]             what is there, or the lines that hold the text
+    python -m benchmarks.learning.search MountainCar-v0 --seeds 16 exploration_final_eps=0.02 exploration_repeat=null
+    python -m benchmarks.learning.search --ablation --seeds 20   the default without each ingredient, or with one more
+    python -m benchmarks.learning.search --table [TEXT]          what is there, or the lines that hold the text
 
 A setting is name=JSON, over the present default. Trials run side by side, one on each core; each is a line of
 `results/search.jsonl`, below one with the default of its time, and one that is there is not run again. The seeds begin
@@ -22,14 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contestants import OUR_FIRST_SEED, TASKS
-from machine import one_thread_each
-
+from benchmarks.learning.contestants import OUR_FIRST_SEED, TASKS
+from benchmarks.speed.machine import one_thread_each
+from upright import PRESETS, Config
 from upright.comparison.statistics import wilson_interval
-from upright.settings.config import FINAL_EPISODES, Config
-from upright.settings.presets import PRESETS
+from upright.settings.config import FINAL_EPISODES
 
-RECORD = Path(__file__).parent / "results" / "search.jsonl"
+RECORD = Path(__file__).parents[1] / "results" / "search.jsonl"
 FIRST_SEED = 1_000
 
 CLASSIC = ("CartPole-v1", "MountainCar-v0")
@@ -73,8 +72,7 @@ class Trial(NamedTuple):
 
 def run(trial: Trial) -> dict[str, Any]:
     """Train and judge it: a line of the record."""
-    from upright.loop import train
-    from upright.runs.run import Run
+    from upright import Run, train
 
     logging.getLogger("upright").setLevel(logging.ERROR)
     began = time.process_time()

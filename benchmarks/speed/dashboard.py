@@ -1,7 +1,7 @@
 """What the dashboard costs training, in pairs: runs that it follows, with a page open, and runs that it does not.
 
-    python benchmarks/dashboard.py [--rounds 5] [--steps 30000] [--core 1]
-    python benchmarks/dashboard.py --opening [--rounds 5]      instead: how soon 100 long runs stand in the table
+    python -m benchmarks.speed.dashboard [--rounds 5] [--steps 30000] [--core 1]
+    python -m benchmarks.speed.dashboard --opening [--rounds 5]      instead: how soon 100 long runs stand in the table
 
 All processes that train, and the server, share one core; the page, a client that reads the stream, has the others.
 What is compared is the time that processes spent on the core, which stands other programs better than steps per second.

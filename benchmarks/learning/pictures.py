@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contestants import TASKS, Task
-from figures import Figures
 
+from benchmarks.learning.contestants import TASKS, Task
+from benchmarks.learning.figures import Figures
 from upright.comparison.curves import OF_THRESHOLD, aligned, curve_of, line_of, save
 from upright.comparison.statistics import sample_efficiency
 from upright.views.plot import pyplot

@@ -1,18 +1,17 @@
-"""One trial of the benchmark: one seed of one contestant, trained and judged in a process of its own with one thread.
-
-    python benchmarks/trial.py 'CartPole-v1 upright default' 1000     prints the result as a line of JSON
+"""How a policy is judged while it is trained and at the end: greedy episodes, for which the clocks stand still.
 
 The policies of all libraries meet the same episodes in the same plain environments.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import gymnasium
+import numpy as np
 
 from upright.settings.config import FINAL_EPISODES
 
@@ -30,12 +29,9 @@ LIMIT = 1_000  # steps of an episode where the environment names none, as CliffW
 def episodes(env: str, policy: Policy, count: int, first_seed: int) -> list[float]:
     """The undiscounted returns of greedy episodes, in the order of their seeds.
 
-    Some are played side by side. Whoever has ended while none is left to begin stays in the batch, and its action is
-    not played: a batch that shrinks would be compiled anew by JAX at each size.
+    Up to 20 are played side by side. An episode that has ended when none is left to begin stays in the batch, and its
+    action is not played: JAX would compile a batch that shrinks again at each size.
     """
-    import gymnasium
-    import numpy as np
-
     together = min(count, SIDE_BY_SIDE)
     limit = None if gymnasium.spec(env).max_episode_steps else LIMIT
     environments = [gymnasium.make(env, max_episode_steps=limit) for _ in range(together)]
@@ -103,45 +99,3 @@ class Watch:
         self.cpu += time.process_time() - self._cpu
         returns = episodes(self.env, policy, INTERIM_EPISODES, INTERIM_SEED)
         self.curve.append([steps, round(sum(returns) / len(returns), 3), round(self.cpu, 2)])
-
-
-def main(title: str, seed: int) -> None:
-    """Run the trial and print its result."""
-    import copy
-    import importlib.metadata
-    import platform
-
-    import trainers
-    from contestants import contestants
-    from machine import describe
-
-    contestant = next(each for each in contestants() if each.title == title)
-    env = contestant.task.env
-    watch = Watch(env, contestant.steps)
-    trainer = getattr(trainers, contestant.library)
-    settings = copy.deepcopy(contestant.settings)  # QR-DQN adds to what it is given
-    trainer(env, settings, contestant.steps, seed, watch)
-    packages = {
-        each: importlib.metadata.version(each)
-        for each in ("gymnasium", "jax", "numpy", "sb3-contrib", "sbx-rl", "stable-baselines3", "tianshou", "torch")
-        if each.replace("-", "_").removesuffix("_rl") in sys.modules
-    }
-    result = {
-        "contestant": contestant.name,
-        "env": env,
-        "seed": seed,
-        "steps": watch.steps,
-        "wall_seconds": round(watch.wall, 2),
-        "cpu_seconds": round(watch.cpu, 2),
-        "curve": watch.curve,
-        "returns": watch.returns,
-        "settings": contestant.settings,
-        "versions": {"python": platform.python_version(), **packages},
-        "machine": describe(),
-        "commit": os.environ["UPRIGHT_COMMIT"],
-    }
-    print(json.dumps(result, ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

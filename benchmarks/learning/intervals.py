@@ -1,6 +1,6 @@
 """How often an interval of 95 % holds the true value: the table of docs/experiments.md, by simulation.
 
-python benchmarks/intervals.py [--experiments 2000]      a few minutes
+python -m benchmarks.learning.intervals [--experiments 2000]      a few minutes
 """
 
 from __future__ import annotations

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upright.settings.presets import PRESETS
+from upright import PRESETS
 
-RESULTS = Path(__file__).parent / "results" / "benchmark"
+RESULTS = Path(__file__).parents[1] / "results" / "benchmark"
 
 # Seeds of training. The search for upright's default (search.py) used none from 6,000 on.
 OUR_FIRST_SEED, PEER_FIRST_SEED = 6_000, 1_000
 PEER_SEEDS, OUR_SEEDS = 10, 20
 CARTPOLE_SEEDS = 100  # of upright's default, which is to hold on each
 
-# Where upright's presets play: what `presets.py` made them for.
+# upright's presets that take part, and where: what `presets.py` made them for. A new preset joins them once its seeds
+# have been trained.
+ENROLLED = ("tutorial", "double", "dueling", "per", "noisy", "c51", "qrdqn", "iqn", "munchausen", "rainbow")
 CLASSIC_CONTROL = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 
 ZOO_DQN = "RL Baselines3 Zoo, hyperparams/dqn.yml at commit ce95481b041fe5314c1b2f1a53940d169b9253fc"
@@ -244,6 +246,5 @@ def contestants() -> list[Contestant]:
             steps, values, source = TIANSHOU[env]
             rows.append(Contestant("tianshou DQN", task, "tianshou_dqn", values, steps, peer_seeds, source))
         if env in CLASSIC_CONTROL:
-            # Nature's numbers are for 50,000,000 steps of Atari.
-            rows += [_upright(name, task, OUR_SEEDS) for name in PRESETS if name not in ("default", "dqn")]
+            rows += [_upright(name, task, OUR_SEEDS) for name in ENROLLED]
     return rows

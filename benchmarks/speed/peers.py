@@ -1,4 +1,4 @@
-"""The peers' sides of the rows in `speed.py`: each set up as its own documentation has it, with the row's settings.
+"""The peers' sides of the rows in `rows.py`: each set up as its own documentation has it, with the row's settings.
 
 A side is a function of a row's arguments that makes ready and returns its work: work(count) does that many steps, or
 updates, or whatever the row counts. The row's settings are an upright `Config`, whose names are SB3's.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from upright.settings.config import Config
+from upright import Config
 
 Work = Callable[[int], None]
 

@@ -1,14 +1,14 @@
 """What final policies reach: upright's default and presets against other libraries with their published settings.
 
-    make benchmark                                       what is missing of all of it: many hours
-    python benchmarks/benchmark.py --only 'CartPole-v1 upright default'    what is missing of a row
-    python benchmarks/benchmark.py --list                the rows, and how many seeds of each are there
-    python benchmarks/benchmark.py --report              RESULTS.md, the pictures and README's table, from what is there
+    make benchmark                                     run what is missing: many hours
+    python -m benchmarks.learning.benchmark --list     show the rows, and how many seeds of each are there
+    python -m benchmarks.learning.benchmark --report   write RESULTS.md, the pictures and README's table
+    python -m benchmarks.learning.benchmark --only 'CartPole-v1 upright default'   run what is missing of one row
 
 Each trial is one seed of one row in a process of its own, on one core with one thread (`trial.py`); as many as there
 are cores run at a time. Its result is a line of `benchmarks/results/benchmark/<environment>/<row>.jsonl`. Seeds that
-are there are not run again, unless the row's settings have changed since; what fails is said, and tried again the next
-time. The rows are in `contestants.py`, and `report.py` writes about them.
+are there are not run again, unless the row's settings have changed since; a trial that fails is reported, and run again
+the next time. The rows are in `contestants.py`, and `report.py` writes about them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from contestants import Contestant, contestants
-from figures import holds, read
-from machine import one_thread_each, quietest_core
-from report import write_report
-
+from benchmarks.learning.contestants import Contestant, contestants
+from benchmarks.learning.figures import holds, read
+from benchmarks.learning.report import write_report
+from benchmarks.speed.machine import one_thread_each, quietest_core
 from upright import files
 
-FOLDER = Path(__file__).parent
-MEASURED = ["src", "native", "benchmarks/contestants.py", "benchmarks/trainers.py", "benchmarks/trial.py"]
+ROOT = Path(__file__).parents[2]
+MEASURED = [
+    "src",
+    "native",
+    *(f"benchmarks/learning/{module}.py" for module in ("contestants", "trainers", "trial", "judging")),
+]
 
 
 class Trials:
@@ -46,11 +49,11 @@ class Trials:
     def run(self, contestant: Contestant, seed: int) -> None:
         """Run one trial; add its line to the row's file, or say why there is none."""
         core = self._take_core()
-        command = [sys.executable, str(FOLDER / "trial.py"), contestant.title, str(seed)]
+        command = [sys.executable, "-m", "benchmarks.learning.trial", contestant.title, str(seed)]
         if core is not None:
             command = [sys.executable, "-c", PINNED, str(core), *command]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True)
+            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         finally:
             self._busy.discard(-1 if core is None else core)
         with self._lock:
@@ -96,7 +99,7 @@ def keep(contestant: Contestant, result: dict[str, Any]) -> None:
 
 def commit() -> str:
     """The last commit of the code that is measured, marked if that code was changed since."""
-    git = ["git", "-C", str(FOLDER.parent)]
+    git = ["git", "-C", str(ROOT)]
     last = [*git, "log", "-1", "--format=%H", "--", *MEASURED]
     try:
         head = subprocess.run(last, check=True, capture_output=True, text=True).stdout.strip()

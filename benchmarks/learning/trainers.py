@@ -7,19 +7,16 @@ the final one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from trial import Watch
+from benchmarks.learning.judging import Watch
 
 
 def upright(env: str, settings: dict[str, Any], steps: int, seed: int, watch: Watch) -> None:
     """Iterate upright's loop."""
-    from upright.loop import train
-    from upright.runs.run import Run
-    from upright.settings.config import Config
+    from upright import Config, Run, train
 
     watch.start()
     run = Run(env, Config.from_dict(settings), seed=seed)

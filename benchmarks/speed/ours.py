@@ -1,4 +1,4 @@
-"""upright's sides of the rows in `speed.py`; see `peers.py` for what a side is."""
+"""upright's sides of the rows in `rows.py`; see `peers.py` for what a side is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from peers import FILLED, ONE_IN
 
+from benchmarks.speed.peers import FILLED, ONE_IN
+from upright import Config, Prioritised, ReplayMemory, Run
 from upright.loop import learn, train
-from upright.replay import ReplayMemory
-from upright.runs.run import Run
-from upright.settings.config import Config, Prioritised
 
 COMMAND = str(Path(sys.executable).with_name("upright"))
 OBSERVATION = 4  # entries in CartPole's

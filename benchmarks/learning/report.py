@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from contestants import TASKS, Task, contestants
-from figures import Figures, read
 
+from benchmarks.learning.contestants import TASKS, Task, contestants
+from benchmarks.learning.figures import Figures, read
 from upright import files
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 PAGE = FOLDER / "RESULTS.md"
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- benchmark: written by make benchmark -->", "<!-- end of the benchmark -->"
@@ -31,7 +31,7 @@ def all_figures() -> list[Figures]:
 
 def write_report() -> None:
     """Write RESULTS.md, its pictures, and the README's table."""
-    from pictures import draw_all
+    from benchmarks.learning.pictures import draw_all
 
     figures = all_figures()
     draw_all(figures, FOLDER / "pictures")
@@ -171,8 +171,8 @@ def _introduction(figures: Sequence[Figures]) -> list[str]:
     return [
         "# Results",
         "",
-        "Written by `make benchmark` (`benchmarks/benchmark.py`) from the files in `results/benchmark/`, one line a "
-        "seed; `tests/test_benchmark.py` computes every figure again.",
+        "Written by `make benchmark` (`benchmarks/learning/benchmark.py`) from the files in `results/benchmark/`, one "
+        "line a seed; `tests/benchmarks/test_benchmark.py` computes every figure again.",
         "",
         *_list(
             f"Machine: {'; '.join(sorted(machines))}. Each training had one thread on one core{busy}.",

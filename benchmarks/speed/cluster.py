@@ -1,6 +1,6 @@
 """What Ray costs: the same seeds on the process pool and on a Ray cluster of this machine, in turn.
 
-    python benchmarks/cluster.py [--pairs 5] [--seeds 8] [--steps 30000]
+    python -m benchmarks.speed.cluster [--pairs 5] [--seeds 8] [--steps 30000]
 
 Each pair trains the same seeds once on each side, on as many cores; which side begins changes from pair to pair. The
 cluster is started before the clock, which then counts until the last result is there. A line a pair, then the median of
@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from upright import Config, Finished
 from upright.experiments.cluster import connected, train_on_cluster
 from upright.experiments.pool import train_in_processes
-from upright.experiments.seeds import Event, Finished
+from upright.experiments.seeds import Event
 from upright.experiments.training import plan
 from upright.machine import cores
-from upright.settings.config import Config
 
 
 def seconds(events: Iterable[Event], count: int) -> float:

@@ -1,0 +1,1 @@
+"""What final policies reach."""
