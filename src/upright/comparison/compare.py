@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from upright import files
-from upright.comparison.curves import Curve, curve_of, environment_of, read_records, threshold_of
+from upright.comparison.curves import Curve, curve_of, environment_of, threshold_of
 from upright.comparison.statistics import (
     bootstrap_interval,
     improvement_interval,
@@ -24,8 +24,9 @@ from upright.comparison.statistics import (
 )
 from upright.comparison.summary import summarise
 from upright.errors import RunError, SettingError, one_line
+from upright.files import is_number
+from upright.runs import records
 from upright.runs.metrics import WINDOW
-from upright.settings.checked import is_number
 from upright.settings.config import Config
 
 TAGS = ("rollout/ep_rew", "rollout/ep_rew_mean", "eval/mean_reward", "time/episodes", "time/time_elapsed")
@@ -151,7 +152,7 @@ def _seed(run: Path, total: int) -> Seed:
     if not path.exists():
         if not (run / "metrics.jsonl").exists():
             raise RunError("it holds no run yet")
-        steps = [record["step"] for record in read_records(run, ())]
+        steps = [line[records.STEP] for line in records.read(run / "metrics.jsonl", ())]
         raise RunError(
             f"it has no result yet, at step {int(max(steps, default=0)):,}: it is being trained, or was killed "
             f"(upright resume {run})"
@@ -174,14 +175,14 @@ def _history(
     episodes: list[tuple[float, float]] = []
     means: list[tuple[float, float, float]] = []
     evaluations: list[tuple[float, float, float]] = []
-    for record in read_records(run, TAGS):
-        step, seconds = record["step"], record.get("time/time_elapsed", np.nan)
-        if "rollout/ep_rew" in record:
-            episodes.append((step, record["rollout/ep_rew"]))
-        if "rollout/ep_rew_mean" in record and record.get("time/episodes", 0) >= WINDOW:
-            means.append((step, record["rollout/ep_rew_mean"], seconds))
-        if "eval/mean_reward" in record:
-            evaluations.append((step, record["eval/mean_reward"], seconds))
+    for line in records.read(run / "metrics.jsonl", TAGS):
+        step, seconds = line[records.STEP], line.get("time/time_elapsed", np.nan)
+        if "rollout/ep_rew" in line:
+            episodes.append((step, line["rollout/ep_rew"]))
+        if "rollout/ep_rew_mean" in line and line.get("time/episodes", 0) >= WINDOW:
+            means.append((step, line["rollout/ep_rew_mean"], seconds))
+        if "eval/mean_reward" in line:
+            evaluations.append((step, line["eval/mean_reward"], seconds))
     return (
         {"train": curve_of(episodes), "eval": curve_of([each[:2] for each in evaluations])},
         {"train": np.reshape(means, (-1, 3)), "eval": np.reshape(evaluations, (-1, 3))},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,9 @@ import numpy as np
 from upright import files
 from upright.comparison.statistics import interquartile_mean
 from upright.errors import RunError, SettingError
+from upright.files import is_number
+from upright.runs import records
 from upright.runs.metrics import WINDOW
-from upright.settings.checked import is_number
 from upright.views.plot import pyplot
 
 Returns = Literal["auto", "train", "eval"]
@@ -67,33 +67,14 @@ class Experiment:
 def read_curve(run: Path, returns: Literal["train", "eval"]) -> Curve:
     """The episodes' returns, or the evaluations' mean returns, in a run's metrics.jsonl, as far as it is written."""
     tag = "rollout/ep_rew" if returns == "train" else "eval/mean_reward"
-    return curve_of([(record["step"], record[tag]) for record in read_records(run, (tag,)) if tag in record])
+    lines = records.read(run / "metrics.jsonl", (tag,))
+    return curve_of([(line[records.STEP], line[tag]) for line in lines if tag in line])
 
 
 def curve_of(points: Sequence[tuple[float, float]]) -> Curve:
     """The curve through points of a step and a return each."""
     table = np.array(points, np.float64).reshape(-1, 2)
     return Curve(table[:, 0], table[:, 1])
-
-
-def read_records(run: Path, tags: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Of each line in a run's metrics.jsonl, its step and what it has of these tags: all of them finite numbers.
-
-    The last line may be in the midst of being written, or was when the process was killed. Raises RunError for any
-    other that is no such record.
-    """
-    path = run / "metrics.jsonl"
-    content = files.read(path)
-    whole = content[: content.rfind(b"\n") + 1]
-    for number, text in enumerate(whole.splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        record = {name: line[name] for name in ("step", *tags) if name in line} if isinstance(line, dict) else {}
-        if "step" not in record or not all(map(is_number, record.values())):
-            raise RunError(f"{path} is damaged in line {number}, which is no record; remove that line.")
-        yield record
 
 
 def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:

@@ -6,7 +6,6 @@ tasks out (`upright.experiments.pool`, `upright.experiments.cluster`) yields eve
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,14 @@ from typing import Any
 
 from upright import files
 from upright.errors import FolderInUse, RunError, UprightError
+from upright.files import is_number
 from upright.messages import first_line
 from upright.result import Ended, train_to_result
+from upright.runs import records
 from upright.runs.description import is_same
 from upright.runs.folders import RunFolder
 from upright.runs.metrics import Sink, TensorBoard
 from upright.runs.run import Run
-from upright.settings.checked import is_number
 from upright.settings.config import Config
 
 SECONDS_BETWEEN_TRIES = 1.0  # to take up a seed that another process holds
@@ -160,21 +160,17 @@ class Records:
         self._read, self._step = 0, 0
 
     def new(self) -> Iterator[Reported]:
-        """Those that were written since the last call. A run that was resumed writes some again, to the same bits."""
+        """Yield those written since the last call. A run that was resumed writes some again, bit for bit."""
         try:
             first, content = files.read_from(self._path, self._read)
         except RunError:  # it is not there yet
             return
-        whole = content.rfind(b"\n") + 1
-        self._read = first + whole
-        for line in content[:whole].splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):  # where the file was cut in the midst of what was read
+        whole = records.whole_lines(content)
+        self._read = first + len(whole)
+        for line in map(records.parse, whole.splitlines()):
+            if line is None or records.is_episode(line):  # None where the file was cut within what was read
                 continue
-            if not isinstance(record, dict) or "env" in record or not all(map(is_number, record.values())):
-                continue
-            step = record.pop("step", 0)
-            if step > self._step:
+            step, metrics = line[records.STEP], records.numbers(line)
+            if metrics and step > self._step:
                 self._step = step
-                yield Reported(self._task, step, record)
+                yield Reported(self._task, step, metrics)
