@@ -270,13 +270,10 @@ class MetricsFile:
 
 def _shown(line: records.Line) -> dict[str, float]:
     """The numbers of a line that are shown."""
-    numbers = records.numbers(line)
     if not records.is_episode(line):
-        return numbers
-    try:
-        return {RETURN: numbers["rollout/ep_rew"], LENGTH: numbers["rollout/ep_len"]}
-    except KeyError:
-        return {}
+        return records.numbers(line)
+    total, length = line.get("rollout/ep_rew"), line.get("rollout/ep_len")
+    return {RETURN: total, LENGTH: length} if is_number(total) and is_number(length) else {}
 
 
 def _open_itself(path: str, flags: int) -> int:

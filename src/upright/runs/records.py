@@ -57,7 +57,7 @@ def is_episode(line: Line) -> bool:
 
 def numbers(line: Line) -> dict[str, float]:
     """Return a line's finite numbers by their tags; neither the step nor the environment is one of them."""
-    return {tag: value for tag, value in line.items() if tag not in (STEP, ENVIRONMENT) and is_number(value)}
+    return {tag: value for tag, value in line.items() if is_number(value) and tag != STEP and tag != ENVIRONMENT}
 
 
 def looks_like_episode(text: bytes) -> bool:
