@@ -205,6 +205,7 @@ def plot(arguments: Plot) -> int:
 def compare(arguments: Compare) -> int:
     """Print experiments side by side, and draw them if a picture is asked for."""
     from upright.comparison.compare import read_comparison
+    from upright.comparison.report import report_on
     from upright.comparison.table import tables
     from upright.views.terminal import console_on
 
@@ -213,18 +214,18 @@ def compare(arguments: Compare) -> int:
 
         check_picture(arguments.out)
     comparison = read_comparison(arguments.experiments)
-    about = comparison.to_dict()
+    report = report_on(comparison)
     if arguments.out is not None:
         from upright.comparison.curves import save
         from upright.comparison.picture import draw
 
         save(draw(comparison), arguments.out)
     if arguments.json:
-        print(json.dumps(about))
+        print(json.dumps(report.to_dict()))
         return 0
     console = console_on(sys.stdout)
-    for each in tables(about, console.width):
-        console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
+    for shown in tables(report, console.width):
+        console.print(shown, highlight=False, soft_wrap=isinstance(shown, str), markup=False)
     if arguments.out is not None:
         print(f"Picture: {arguments.out}")
     return 0

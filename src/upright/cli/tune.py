@@ -13,6 +13,7 @@ from typing import Any
 from upright import files
 from upright.cli.arguments import Tune
 from upright.cli.experiments import seeds_of
+from upright.comparison.statistics import Estimate
 from upright.dashboard import beside
 from upright.errors import RunError, SettingError
 from upright.experiments.cluster import connected
@@ -82,9 +83,9 @@ def tune(arguments: Tune) -> int:
         if best is None:
             say("No trial has come to its end.")
         else:
-            summary = best["summary"]["interquartile_mean"]
-            came_to = "{:.4g} [{:.4g}, {:.4g}]".format(summary["value"], *summary["interval"])
-            say(f"Best: trial {best['trial']}, {came_to}: {_settings(best['drawn'])}")
+            middle = Estimate.from_dict(best["summary"]["interquartile_mean"])
+            interval = f"[{middle.low:.4g}, {middle.high:.4g}]"
+            say(f"Best: trial {best['trial']}, {middle.value:.4g} {interval}: {_settings(best['drawn'])}")
             say(
                 f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, "
                 "on which it was chosen: it flatters, the more the more trials there were. To judge these settings, "

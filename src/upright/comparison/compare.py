@@ -1,12 +1,12 @@
-"""Experiments side by side: `upright compare`. It only reads, and what cannot count is left out with the reason.
+"""Experiments side by side, as their folders hold them; whatever cannot count is left out, with the reason.
 
-What it finds is plain values, which `--json` prints; the table and the picture show the same.
+Nothing is written. What they say is computed in `upright.comparison.report`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +15,8 @@ import numpy as np
 
 from upright import files
 from upright.comparison.curves import Curve, curve_of, environment_of, threshold_of
-from upright.comparison.statistics import (
-    bootstrap_interval,
-    improvement_interval,
-    interquartile_mean,
-    probability_of_improvement,
-    wilson_interval,
-)
-from upright.comparison.summary import summarise
+from upright.comparison.summary import Result
 from upright.errors import RunError, SettingError, one_line
-from upright.files import is_number
 from upright.runs import records
 from upright.runs.metrics import WINDOW
 from upright.settings.config import Config
@@ -36,12 +28,12 @@ TAGS = ("rollout/ep_rew", "rollout/ep_rew_mean", "eval/mean_reward", "time/episo
 class Seed:
     """A run that is finished.
 
-    result: its numbers out of result.json · curves: the episodes' returns while training, and the evaluations' means
+    curves: the episodes' returns while training, and the evaluations' means
     reached: rows of step, return and seconds since the run was built: of the mean of the last 100 episodes, and of the
     evaluations
     """
 
-    result: dict[str, Any]
+    result: Result
     curves: dict[Literal["train", "eval"], Curve]
     reached: dict[Literal["train", "eval"], np.ndarray]
 
@@ -69,14 +61,6 @@ class Comparison:
 
     groups: dict[str, list[Experiment]]
     returns: Literal["train", "eval"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All that it says, as JSON values."""
-        return {
-            "returns": self.returns,
-            "environments": [_group(env, group, self.returns) for env, group in self.groups.items()],
-            "together": _together(self.groups),
-        }
 
 
 def read_comparison(folders: Iterable[Path]) -> Comparison:
@@ -139,14 +123,14 @@ def _read(folder: Path, label: str, env: str, settings: dict[str, Any], problem:
     runs = [run for run in folder.glob("seed-*") if run.is_dir()]
     for run in sorted(runs, key=lambda run: (len(run.name), run.name)):  # seed-2 before seed-10
         try:
-            seeds[run.name] = _seed(run, settings.get("total_timesteps", 0))
+            seeds[run.name] = _seed(run, env, settings.get("total_timesteps", 0))
         except RunError as error:
             left_out[run.name] = str(error)
     return Experiment(folder, label, env, threshold_of(folder, runs), settings, seeds, left_out)
 
 
-def _seed(run: Path, total: int) -> Seed:
-    """A finished run. Raises RunError with the reason why it cannot count."""
+def _seed(run: Path, env: str, total: int) -> Seed:
+    """A finished run in this environment. Raises RunError with the reason why it cannot count."""
     files.refuse_link(run)
     path = run / "result.json"
     if not path.exists():
@@ -157,16 +141,16 @@ def _seed(run: Path, total: int) -> Seed:
             f"it has no result yet, at step {int(max(steps, default=0)):,}: it is being trained, or was killed "
             f"(upright resume {run})"
         )
-    result = files.read_json(path)
-    if "final_mean" in result and result["final_mean"] is None:
+    written = files.read_json(path)
+    if "final_mean" in written and written["final_mean"] is None:
         raise RunError(f"it was stopped before its end (upright resume {run})")
-    numbers: dict[str, Any] = {name: result.get(name) for name in ("seed", "steps", "final_mean", "seconds")}
-    for name, number in numbers.items():
-        if not is_number(number):
-            raise RunError(f"{path} is damaged: it holds no number as {name}")
-    if numbers["steps"] < total:
-        raise RunError(f"it ended after {numbers['steps']:,} of {total:,} steps (upright resume {run})")
-    return Seed(numbers, *_history(run))
+    try:
+        result = Result.from_dict({**written, "env": env, "threshold": None})  # `report` knows the threshold
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if result.steps < total:
+        raise RunError(f"it ended after {result.steps:,} of {total:,} steps (upright resume {run})")
+    return Seed(result, *_history(run))
 
 
 def _history(
@@ -196,107 +180,4 @@ def threshold_in(group: Sequence[Experiment]) -> float | None:
 
 def final_scores(experiment: Experiment) -> list[float]:
     """The mean returns of the final policies, in the seeds' order."""
-    return [seed.result["final_mean"] for seed in experiment.seeds.values()]
-
-
-def _group(env: str, group: Sequence[Experiment], returns: Literal["train", "eval"]) -> dict[str, Any]:
-    threshold = threshold_in(group)
-    return {
-        "env": env,
-        "threshold": threshold,
-        "experiments": [
-            {
-                "experiment": each.label,
-                "folder": str(each.folder),
-                "left_out": each.left_out,
-                **_summary(each, threshold),
-                "to_solve": None if threshold is None else _to_solve(each, threshold, returns),
-                "improvement": None if each is group[0] else _improvement([each], [group[0]]),
-            }
-            for each in group
-        ],
-        "differences": _differences(group),
-    }
-
-
-def _summary(experiment: Experiment, threshold: float | None) -> dict[str, Any]:
-    """As `upright.experiments.training.summarise` has it; nothing where no seed is finished."""
-    if not experiment.seeds:
-        return {"seeds": []}
-    judged = [
-        {
-            **seed.result,
-            "env": experiment.env,
-            "threshold": threshold,
-            "solved": None if threshold is None else seed.result["final_mean"] >= threshold,
-        }
-        for seed in experiment.seeds.values()
-    ]
-    return summarise(judged)
-
-
-def _to_solve(experiment: Experiment, threshold: float, returns: Literal["train", "eval"]) -> dict[str, Any]:
-    """How many seeds came to the threshold at all, and the median steps and seconds to it, those that never did last.
-
-    A seed has come to it at its first evaluation with such a mean return; or, where not all seeds were evaluated
-    while training, at its first record in which the last 100 episodes have such a mean return.
-    """
-    rows = [seed.reached[returns] for seed in experiment.seeds.values()]
-    first = [above[0] if len(above := each[each[:, 1] >= threshold]) else np.full(3, np.inf) for each in rows]
-    steps, _, seconds = np.median(first, axis=0) if first else np.full(3, np.inf)
-    return {
-        "seeds": int(np.isfinite([each[0] for each in first]).sum()),
-        "steps": float(steps) if np.isfinite(steps) else None,
-        "seconds": float(seconds) if np.isfinite(seconds) else None,
-    }
-
-
-def _improvement(better: Sequence[Experiment], than: Sequence[Experiment]) -> dict[str, Any] | None:
-    """The probability that a run of one scores above one of the other, the environments in the same order."""
-    x, y = [final_scores(each) for each in better], [final_scores(each) for each in than]
-    if not all(x) or not all(y):
-        return None
-    return {"value": probability_of_improvement(x, y), "interval": list(improvement_interval(x, y))}
-
-
-def _differences(group: Sequence[Experiment]) -> dict[str, dict[str, Any]]:
-    """The settings in which the experiments differ, with each one's value; None where it has no such setting."""
-    told = [each for each in group if each.settings]
-    names = dict.fromkeys(name for each in told for name in each.settings)
-    table = {name: {each.label: each.settings.get(name) for each in told} for name in names}
-    return {name: values for name, values in table.items() if len({json.dumps(v) for v in values.values()}) > 1}
-
-
-def _together(groups: Mapping[str, Sequence[Experiment]]) -> dict[str, Any] | None:
-    """The experiments with the same name in several environments, over the environments common to all of them.
-
-    Returns of different environments cannot be averaged, so they are put into units of the threshold t:
-    1 + (return − t) / |t|, which is 1 where the environment counts as solved. None where there is one environment.
-    """
-    if len(groups) < 2:
-        return None
-    labels = list(dict.fromkeys(each.label for group in groups.values() for each in group))
-    finished = {env: {each.label: each for each in group if each.seeds} for env, group in groups.items()}
-    common = [env for env, found in finished.items() if set(found) == set(labels)]
-    if len(common) < 2:
-        return {"environments": common, "experiments": []}
-    thresholds = [threshold_in(groups[env]) for env in common]
-    experiments = []
-    for label in labels:
-        each = [finished[env][label] for env in common]
-        about: dict[str, Any] = {
-            "experiment": label,
-            "seeds": sum(len(one.seeds) for one in each),
-            "improvement": None if label == labels[0] else _improvement(each, [finished[e][labels[0]] for e in common]),
-        }
-        if all(thresholds):  # neither without one nor with 0, in whose units nothing can be measured
-            pairs = list(zip(each, thresholds, strict=True))
-            scores = [1 + (np.array(final_scores(one)) - t) / abs(t) for one, t in pairs if t is not None]
-            solved = sum(score >= t for one, t in pairs if t is not None for score in final_scores(one))
-            about["solved"] = {"seeds": solved, "interval": list(wilson_interval(solved, about["seeds"]))}
-            about["interquartile_mean"] = {
-                "value": interquartile_mean(scores),
-                "interval": list(bootstrap_interval(interquartile_mean, scores)),
-            }
-        experiments.append(about)
-    return {"environments": common, "experiments": experiments}
+    return [seed.result.final_mean for seed in experiment.seeds.values()]

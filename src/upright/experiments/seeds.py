@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from upright import files
+from upright.comparison.summary import Result
 from upright.errors import FolderInUse, RunError, UprightError
-from upright.files import is_number
 from upright.messages import first_line
 from upright.result import Ended, train_to_result
 from upright.runs import records
@@ -142,14 +142,12 @@ def finished(task: Task) -> dict[str, Any] | None:
     if not path.exists() or not is_same(path.parent.parent / "config.json", task.env, config):
         return None
     try:
-        result = files.read_json(path)
-    except RunError:
+        written = files.read_json(path)
+        result = Result.from_dict(written)
+    except (RunError, ValueError):
         return None
-    numbers = [result.get(name) for name in ("final_mean", "seconds", "steps")]
-    numbers += [result["threshold"]] if result.get("threshold") is not None else []
-    whole = all(map(is_number, numbers)) and {"env", "threshold", "solved"} <= set(result)
-    whole = whole and result.get("seed") == task.seed and isinstance(result["solved"], bool | None)
-    return result if whole and result["steps"] >= config.total_timesteps else None
+    whole = result.seed == task.seed and "solved" in written and written["solved"] is result.solved
+    return written if whole and result.steps >= config.total_timesteps else None
 
 
 class Records:

@@ -251,8 +251,8 @@ def _train(
     score = None
     if not (pruned or why):
         summary = summarise(results)
-        score = summary["interquartile_mean"]["value"]
-        trial.set_user_attr("summary", summary)
+        score = summary.interquartile_mean.value
+        trial.set_user_attr("summary", summary.to_dict())
     else:
         trial.set_user_attr("why", pruned or why)
     with _alone(study.folder):
