@@ -268,7 +268,7 @@ def test_a_checkpoint_with_other_settings_is_no_part_of_the_experiment(tmp_path)
         ("CartPole-v1 --seeds 2 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("CartPole-v1 --seeds 2 --engine native --device cuda", "engine is native, which cannot do this"),
         ("CartPole-v1 --seeds 2 --buffer-size 1000000000000", "The replay memory needs"),
-        ("CartPole-v1 --seeds 2 --out /dev/null", "/dev/null is no folder; choose another (--out)."),
+        ("CartPole-v1 --seeds 2 --out /dev/null", "/dev/null is not a folder; choose another (--out)."),
         ("Pendulum-v1 --seeds 2", "is continuous, and the DQN family needs numbered actions: add --discretize 11"),
     ],
 )

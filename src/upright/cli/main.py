@@ -138,11 +138,12 @@ def _train(
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
     from upright.result import train_to_result
+    from upright.runs.folders import RunFolder
     from upright.runs.metrics import TensorBoard
     from upright.views.terminal import Terminal
 
     began = time.perf_counter()
-    sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
+    sinks: list[Sink] = [TensorBoard(RunFolder(folder).tensorboard)] if arguments.tensorboard else []
     run = begin()
     try:
         learner, total, first = run.agent.learner, run.config.total_timesteps, run.step
@@ -251,9 +252,10 @@ def dashboard(arguments: Dashboard) -> int:
 
     check_installed()
     from upright.dashboard.server import serve
+    from upright.runs.folders import SEED
 
     root = arguments.runs
-    if root.name.startswith("seed-"):  # a run: its experiment is what can be compared
+    if root.name.startswith(SEED):  # a run: its experiment is what can be compared
         root = root.absolute().parent
     with contextlib.suppress(KeyboardInterrupt):
         serve(

@@ -23,7 +23,7 @@ from upright.experiments.seeds import Event, Reported, Task, Warned
 from upright.experiments.training import take_finished, train_tasks
 from upright.experiments.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
 from upright.result import signals
-from upright.runs.folders import numbered_folders
+from upright.runs.folders import StudyFolder, numbered_folders
 from upright.views.terminal import console_on, print_plainly, printed
 
 NOTHING_FINISHED = 1
@@ -135,7 +135,7 @@ def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
 
 def _best(folder: Path) -> dict[str, Any] | None:
     try:
-        return files.read_json(folder / "best.json")
+        return files.read_json(StudyFolder(folder).best)
     except RunError:
         return None
 
@@ -143,7 +143,7 @@ def _best(folder: Path) -> dict[str, Any] | None:
 def _command(arguments: Tune, study: Study) -> str:
     """What trains the best settings on seeds that the study has not seen."""
     first = max(FRESH, study.seeds[-1] + 1)
-    words = ["upright", "train", study.env, "--config", str(study.folder / "best.json"), "--seeds", "20"]
+    words = ["upright", "train", study.env, "--config", str(study.place.best), "--seeds", "20"]
     words += ["--seed", str(first)]
     if study.config.wrapper:  # a file's word is not taken for what imports a module
         words += ["--wrapper", *study.config.wrapper]

@@ -18,6 +18,7 @@ from upright.comparison.curves import Curve, curve_of, environment_of, threshold
 from upright.comparison.summary import Result
 from upright.errors import RunError, SettingError, one_line
 from upright.runs import records
+from upright.runs.folders import SEED, ExperimentFolder, RunFolder, StudyFolder
 from upright.runs.metrics import WINDOW
 from upright.settings.config import Config
 
@@ -65,49 +66,54 @@ class Comparison:
 
 def read_comparison(folders: Iterable[Path]) -> Comparison:
     """The experiments in these folders. Raises RunError only where a folder holds none at all."""
-    found: dict[Path, Path] = {}
+    found: dict[Path, ExperimentFolder] = {}
     for folder in folders:
-        for experiment in _experiments(folder):
-            found.setdefault(experiment.resolve(), experiment)
+        for place in _experiments(folder):
+            found.setdefault(place.path.resolve(), place)
     if not found:
         raise SettingError(
             "There is nothing to compare: give folders of experiments, such as runs/CartPole-v1/default."
         )
     groups: dict[str, list[Experiment]] = {}
-    for folder in found.values():
-        env, settings, problem = _described(folder)
+    for place in found.values():
+        env, settings, problem = _settings(place)
         group = groups.setdefault(env, [])
-        taken = folder.name in [each.label for each in group]
-        group.append(_read(folder, one_line(str(folder) if taken else folder.name), env, settings, problem))
-    seeds = [seed for group in groups.values() for each in group for seed in each.seeds.values()]
+        name = place.path.name
+        label = one_line(str(place.path) if name in [experiment.label for experiment in group] else name)
+        group.append(_read(place, label, env, settings, problem))
+    seeds = [seed for group in groups.values() for experiment in group for seed in experiment.seeds.values()]
     return Comparison(groups, "eval" if seeds and all(len(seed.curves["eval"].steps) for seed in seeds) else "train")
 
 
-def _experiments(folder: Path) -> list[Path]:
+def _experiments(folder: Path) -> list[ExperimentFolder]:
     """The folder of an experiment, or those of the experiments in it, down to a sweep's in the folder of all runs.
 
     A study's trials are many and chosen from: they count where it is the study that is given.
     """
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder; give that of an experiment, such as runs/CartPole-v1/default.")
-    runs = [run for depth in range(4) for run in sorted(folder.glob("*/" * depth + "seed-*")) if run.is_dir()]
+        raise RunError(f"{folder} is not a folder; give that of an experiment, such as runs/CartPole-v1/default.")
+    runs = [run for depth in range(4) for run in sorted(folder.glob("*/" * depth + f"{SEED}*")) if run.is_dir()]
     found = dict.fromkeys(run.parent for run in runs)
-    trials = {each for each in found if (each.parent / "study.json").exists() and folder not in (each, each.parent)}
+    trials = {
+        experiment
+        for experiment in found
+        if StudyFolder(experiment.parent).study.exists() and folder not in (experiment, experiment.parent)
+    }
     if not found.keys() - trials:
         if trials:
             raise RunError(f"There are only trials of studies in {folder}; give the folder of a study or of a trial.")
         raise RunError(
-            f"There is no experiment in {folder}: no folder seed-* in it or in those that it holds; give the folder of "
-            "an experiment, such as runs/CartPole-v1/default."
+            f"There is no experiment in {folder}: no folder {SEED}* in it or in those that it holds; give the folder "
+            "of an experiment, such as runs/CartPole-v1/default."
         )
-    return [each for each in found if each not in trials]
+    return [ExperimentFolder(experiment) for experiment in found if experiment not in trials]
 
 
-def _described(experiment: Path) -> tuple[str, dict[str, Any], str | None]:
+def _settings(experiment: ExperimentFolder) -> tuple[str, dict[str, Any], str | None]:
     """The environment, the settings by name, and what is wrong with config.json."""
     env = environment_of(experiment)
     try:
-        settings = Config.from_file(files.read_json(experiment / "config.json").get("config", {})).to_dict()
+        settings = Config.from_file(files.read_json(experiment.config).get("config", {})).to_dict()
         text = json.dumps(settings["env_kwargs"], sort_keys=True)
     except (RunError, SettingError, TypeError, ValueError, RecursionError) as error:
         return env, {}, str(error)
@@ -118,48 +124,47 @@ def _described(experiment: Path) -> tuple[str, dict[str, Any], str | None]:
     return env if text == "{}" else one_line(f"{env} {text}"), flat, None
 
 
-def _read(folder: Path, label: str, env: str, settings: dict[str, Any], problem: str | None) -> Experiment:
-    seeds, left_out = {}, {} if problem is None else {"config.json": problem}
-    runs = [run for run in folder.glob("seed-*") if run.is_dir()]
-    for run in sorted(runs, key=lambda run: (len(run.name), run.name)):  # seed-2 before seed-10
+def _read(place: ExperimentFolder, label: str, env: str, settings: dict[str, Any], problem: str | None) -> Experiment:
+    seeds, left_out = {}, {} if problem is None else {place.config.name: problem}
+    runs = place.seeds()
+    for run in runs:
         try:
-            seeds[run.name] = _seed(run, env, settings.get("total_timesteps", 0))
+            seeds[run.path.name] = _seed(run, env, settings.get("total_timesteps", 0))
         except RunError as error:
-            left_out[run.name] = str(error)
-    return Experiment(folder, label, env, threshold_of(folder, runs), settings, seeds, left_out)
+            left_out[run.path.name] = str(error)
+    return Experiment(place.path, label, env, threshold_of(place, runs), settings, seeds, left_out)
 
 
-def _seed(run: Path, env: str, total: int) -> Seed:
+def _seed(run: RunFolder, env: str, total: int) -> Seed:
     """A finished run in this environment. Raises RunError with the reason why it cannot count."""
-    files.refuse_link(run)
-    path = run / "result.json"
-    if not path.exists():
-        if not (run / "metrics.jsonl").exists():
+    files.refuse_link(run.path)
+    resume = f"(upright resume {run.path})"
+    if not run.result.exists():
+        if not run.metrics.exists():
             raise RunError("it holds no run yet")
-        steps = [line[records.STEP] for line in records.read(run / "metrics.jsonl", ())]
+        steps = [line[records.STEP] for line in records.read(run.metrics, ())]
         raise RunError(
-            f"it has no result yet, at step {int(max(steps, default=0)):,}: it is being trained, or was killed "
-            f"(upright resume {run})"
+            f"it has no result yet, at step {int(max(steps, default=0)):,}: it is being trained, or was killed {resume}"
         )
-    written = files.read_json(path)
+    written = files.read_json(run.result)
     if "final_mean" in written and written["final_mean"] is None:
-        raise RunError(f"it was stopped before its end (upright resume {run})")
+        raise RunError(f"it was stopped before its end {resume}")
     try:
         result = Result.from_dict({**written, "env": env, "threshold": None})  # `report` knows the threshold
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{run.result} is damaged: {error}") from error
     if result.steps < total:
-        raise RunError(f"it ended after {result.steps:,} of {total:,} steps (upright resume {run})")
+        raise RunError(f"it ended after {result.steps:,} of {total:,} steps {resume}")
     return Seed(result, *_history(run))
 
 
 def _history(
-    run: Path,
+    run: RunFolder,
 ) -> tuple[dict[Literal["train", "eval"], Curve], dict[Literal["train", "eval"], np.ndarray]]:
     episodes: list[tuple[float, float]] = []
     means: list[tuple[float, float, float]] = []
     evaluations: list[tuple[float, float, float]] = []
-    for line in records.read(run / "metrics.jsonl", TAGS):
+    for line in records.read(run.metrics, TAGS):
         step, seconds = line[records.STEP], line.get("time/time_elapsed", np.nan)
         if "rollout/ep_rew" in line:
             episodes.append((step, line["rollout/ep_rew"]))

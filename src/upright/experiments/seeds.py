@@ -44,6 +44,11 @@ class Task:
     tensorboard: bool = False
 
     @property
+    def place(self) -> RunFolder:
+        """The names of the files in its folder."""
+        return RunFolder(Path(self.folder))
+
+    @property
     def cores(self) -> int:
         """The cores that it keeps busy: one, or as many as it has workers of its own."""
         return int(self.config["num_envs"]) if self.config["vectorization_mode"] == "async" else 1
@@ -95,7 +100,7 @@ def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     found = finished(task)
     if found is not None:
         return Ended(found, None, None)
-    began, place = time.perf_counter(), RunFolder(Path(task.folder))
+    began, place = time.perf_counter(), task.place
     folder = place.path
     sinks = [TensorBoard(place.tensorboard), *sinks] if task.tensorboard else sinks
     if place.has_checkpoint:
@@ -137,12 +142,11 @@ def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> di
 
 def finished(task: Task) -> dict[str, Any] | None:
     """The result that a seed has come to already with these settings, or None."""
-    path = Path(task.folder) / "result.json"
-    config = Config.from_dict(task.config)
-    if not path.exists() or not is_same(path.parent.parent / "config.json", task.env, config):
+    place, config = task.place, Config.from_dict(task.config)
+    if not place.result.exists() or not is_same(place.experiment.config, task.env, config):
         return None
     try:
-        written = files.read_json(path)
+        written = files.read_json(place.result)
         result = Result.from_dict(written)
     except (RunError, ValueError):
         return None
@@ -154,7 +158,7 @@ class Records:
     """The records in a seed's metrics.jsonl while another process writes it, each once, in the order of their steps."""
 
     def __init__(self, task: Task) -> None:
-        self._task, self._path = task, Path(task.folder) / "metrics.jsonl"
+        self._task, self._path = task, task.place.metrics
         self._read, self._step = 0, 0
 
     def new(self) -> Iterator[Reported]:
