@@ -23,7 +23,7 @@ from upright.settings.config import Config
 from upright.state import check_fit
 
 POLICY_SCHEMA = 2
-PARAMETERS, NEXT_PARAMETERS = "policy.safetensors", "next.safetensors"
+DESCRIPTION, PARAMETERS, NEXT_PARAMETERS = "policy.json", "policy.safetensors", "next.safetensors"
 
 
 class Agent:
@@ -169,14 +169,14 @@ class Agent:
         self._finish_save(folder)
         # The new parameters stand beside the old until policy.json names them: it never names what is not there.
         files.write(folder / NEXT_PARAMETERS, content)
-        files.write_sealed(folder / "policy.json", description)
+        files.write_sealed(folder / DESCRIPTION, description)
         files.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
         return folder
 
     def _finish_save(self, folder: Path) -> None:
         """Put the parameters that policy.json names in their place, if a crash or a full disk left them beside it."""
         try:
-            named = files.read_sealed(folder / "policy.json").get("parameters")
+            named = files.read_sealed(folder / DESCRIPTION).get("parameters")
             content = files.read(folder / NEXT_PARAMETERS)
         except RunError:
             return
@@ -217,9 +217,9 @@ def load(
         folder /= "policy"
         if folder.is_symlink():
             raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
-    if not (folder / "policy.json").exists():
+    if not (folder / DESCRIPTION).exists():
         raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
-    description = files.read_sealed(folder / "policy.json")
+    description = files.read_sealed(folder / DESCRIPTION)
     if description.get("schema") != POLICY_SCHEMA:
         raise RunError(
             f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "

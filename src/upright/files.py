@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import filelock
 import numpy as np
@@ -273,3 +274,11 @@ def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
 def is_own_file(about: os.stat_result) -> bool:
     """Whether this is a regular file under one name only, so that to write into it changes nothing elsewhere."""
     return stat.S_ISREG(about.st_mode) and about.st_nlink <= 1
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return True for a finite number, as a value out of a JSON file has to be where one is expected."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False

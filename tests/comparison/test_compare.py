@@ -20,6 +20,7 @@ from upright import Config
 from upright.cli.main import main
 from upright.comparison.compare import read_comparison
 from upright.comparison.picture import draw
+from upright.comparison.report import Report, report_on
 from upright.comparison.statistics import (
     bootstrap_interval,
     improvement_interval,
@@ -81,13 +82,17 @@ def test_what_an_older_experiment_could_not_name_is_as_it_was_then() -> None:
     assert environment["differences"] == {name: {"now": now[name], "old": FORMERLY[name]} for name in FORMERLY}
 
 
+def report(*folders: str | Path) -> Report:
+    return report_on(read_comparison(map(Path, folders)))
+
+
 def compared(*folders: str | Path) -> dict[str, Any]:
-    return json.loads(json.dumps(read_comparison(map(Path, folders)).to_dict(), allow_nan=False))
+    return json.loads(json.dumps(report(*folders).to_dict(), allow_nan=False))
 
 
 def printed(*folders: str | Path, width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width)
-    for each in tables(compared(*folders), width):
+    for each in tables(report(*folders), width):
         console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
     return console.file.getvalue()
 
@@ -367,7 +372,7 @@ def test_a_narrow_terminal_gets_more_tables() -> None:
     ("words", "says"),
     [
         ("compare", "There is nothing to compare: give folders of experiments"),
-        ("compare nowhere", "nowhere is no folder; give that of an experiment"),
+        ("compare nowhere", "nowhere is not a folder; give that of an experiment"),
         ("compare studies", "There are only trials of studies in studies; give the folder of a study or of a trial."),
         ("compare mine/seed-0", "There is no experiment in mine/seed-0: no folder seed-* in it"),
         ("compare mine -o c.bmp", "c.bmp names no form of picture: let it end in .png, .svg, .pdf."),

@@ -566,14 +566,14 @@ def test_a_link_for_a_request_is_not_followed(tmp_path) -> None:
 
 def test_training_that_was_stopped_from_the_dashboard_says_how_to_go_on(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    answered = control.answer
+    answered = Run.answer
 
     def stop(run: Run) -> None:
         if run.step == 100:
             control.ask(RunFolder(run.folder), "stop")
         answered(run)
 
-    monkeypatch.setattr(control, "answer", stop)
+    monkeypatch.setattr(Run, "answer", stop)
     words = ["--total-timesteps", "1000", "--log-interval", "50", *QUICK]
     assert main(["train", "CartPole-v1", *words]) == 0
     assert "Stopped at step 100; go on with: upright resume runs/CartPole-v1/default/seed-0" in capsys.readouterr().out

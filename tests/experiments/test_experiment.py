@@ -269,7 +269,7 @@ def test_a_checkpoint_with_other_settings_is_no_part_of_the_experiment(tmp_path)
         ("CartPole-v1 --seeds 2 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
         ("CartPole-v1 --seeds 2 --engine native --device cuda", "engine is native, which cannot do this"),
         ("CartPole-v1 --seeds 2 --buffer-size 1000000000000", "The replay memory needs"),
-        ("CartPole-v1 --seeds 2 --out /dev/null", "/dev/null is no folder; choose another (--out)."),
+        ("CartPole-v1 --seeds 2 --out /dev/null", "/dev/null is not a folder; choose another (--out)."),
         ("Pendulum-v1 --seeds 2", "is continuous, and the DQN family needs numbered actions: add --discretize 11"),
     ],
 )
@@ -349,20 +349,22 @@ def result(seed: int, mean: float, threshold: float | None = 0.5) -> dict[str, o
 def test_a_summary_is_computed_from_the_results_alone() -> None:
     means = [0.9, 0.1, 0.5, 0.7, 0.2, 0.6, 0.8, 0.4]
     summary = summarise([result(seed, mean) for seed, mean in enumerate(means)])
-    assert summary["interquartile_mean"]["value"] == pytest.approx(np.mean([0.4, 0.5, 0.6, 0.7]))
-    assert summary["mean"]["value"] == pytest.approx(np.mean(means))
-    assert summary["median"]["value"] == pytest.approx(0.55)
-    assert summary["worst"]["value"] == 0.1
-    assert summary["solved"] == {"seeds": 5, "share": 5 / 8, "interval": list(statistics.wilson_interval(5, 8))}
-    assert summary["seconds"] == {"total": 16.0, "mean": 2.0}
+    assert summary.interquartile_mean.value == pytest.approx(np.mean([0.4, 0.5, 0.6, 0.7]))
+    assert summary.mean.value == pytest.approx(np.mean(means))
+    assert summary.median.value == pytest.approx(0.55)
+    assert summary.worst.value == 0.1
+    written = summary.to_dict()
+    assert written["solved"] == {"seeds": 5, "share": 5 / 8, "interval": list(statistics.wilson_interval(5, 8))}
+    assert written["seconds"] == {"total": 16.0, "mean": 2.0}
     for name, of in (("interquartile_mean", statistics.interquartile_mean), ("worst", np.min)):
-        low, high = summary[name]["interval"]
-        assert (low, high) == statistics.bootstrap_interval(of, means)
-        assert low <= summary[name]["value"] <= high
+        estimate = getattr(summary, name)
+        assert (estimate.low, estimate.high) == statistics.bootstrap_interval(of, means)
+        assert estimate.low <= estimate.value <= estimate.high
+        assert written[name] == {"value": estimate.value, "interval": [estimate.low, estimate.high]}
     shuffled = [result(seed, means[seed]) for seed in (3, 1, 7, 0, 2, 6, 5, 4)]
     assert summarise(shuffled) == summary
     without = summarise([result(seed, mean, None) for seed, mean in enumerate(means)])
-    assert "solved" not in without and "threshold" not in without
+    assert "solved" not in without.to_dict() and "threshold" not in without.to_dict()
     printed = Console(file=io.StringIO(), width=100)
     printed.print(table(summary))
     text = re.sub(" +", " ", printed.file.getvalue())
@@ -436,7 +438,7 @@ def test_the_command_prints_a_table_and_keeps_it_as_json(capsys, tmp_path) -> No
     assert printed.endswith("Experiment: runs/CartPole-v1/default\n")
     folder = tmp_path / "runs" / "CartPole-v1" / "default"
     results = [json.loads(path.read_text()) for path in folder.glob("seed-*/result.json")]
-    assert json.loads((folder / "summary.json").read_text()) == summarise(results)
+    assert json.loads((folder / "summary.json").read_text()) == summarise(results).to_dict()
     assert main(["train", "CartPole-v1", *words, "--seeds", "3", "--seed", "4", "--quiet"]) == 0  # in the same folder
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in folder.glob("seed-*")) == ["seed-4", "seed-5", "seed-6"]

@@ -23,6 +23,7 @@ from upright import Config, Run
 from upright.cli.main import main
 from upright.comparison.curves import Curve, aligned, draw, read_curve, read_experiments
 from upright.loop import exploration_rate, train
+from upright.runs.folders import RunFolder
 from upright.runs.metrics import Episode, JsonLines, Progress
 from upright.views import plot
 from upright.views.plot import SHARE_OF_ALL, SHARE_OF_TIME, LivePlot, Window, live
@@ -444,7 +445,7 @@ def test_a_run_that_is_being_written_is_read_as_far_as_it_is_whole(tmp_path) -> 
     content = (run / "metrics.jsonl").read_bytes()
     for size in range(len(content) + 1):
         (run / "metrics.jsonl").write_bytes(content[:size])
-        assert len(read_curve(run, "train").steps) == content[:size].count(b'rollout/ep_len": 1}\n')
+        assert len(read_curve(RunFolder(run), "train").steps) == content[:size].count(b'rollout/ep_len": 1}\n')
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "5", '{"step": "a", "rollout/ep_rew": 1.0}', '{"rollout/ep_rew": 1.0}', "\x00",

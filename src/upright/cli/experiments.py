@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from upright import files
 from upright.cli.arguments import Sweep, Train
-from upright.comparison.summary import summarise, write_summary
+from upright.comparison.summary import Summary, summarise, write_summary
 from upright.dashboard import beside
 from upright.errors import SettingError
 from upright.experiments.panel import SeedsTerminal, sweep_table, table
 from upright.experiments.seeds import Event, Failed, Finished, Task
 from upright.experiments.training import at_once, plan, train_tasks
 from upright.result import signals
-from upright.runs.folders import experiment_folder, sweep_folder
+from upright.runs.folders import ExperimentFolder, experiment_folder, sweep_folder
 from upright.views.terminal import console_on, printed
 
 SEED_FAILED = 1
@@ -42,12 +42,13 @@ def experiment(arguments: Train) -> int:
     shown = beside.if_asked(arguments.dashboard, Path(tasks[0].folder), False, console)
     with printed(console, arguments.quiet) as say, shown:
         outcome = _train(arguments, tasks, f"{len(tasks):,} seeds", console, say)
-        summary = _summaries(outcome).get(folder, {})
-        if summary and not arguments.quiet:
+        summary = _summaries(outcome).get(folder)
+        if summary is not None and not arguments.quiet:
             console.print(table(summary))
         say(f"Experiment: {folder}")
+    about = {} if summary is None else summary.to_dict()
     reasons = {str(event.task.seed): event.reason for event in outcome.failed}
-    return _end(arguments, outcome, {**summary, "failed": reasons, "experiment": str(folder)})
+    return _end(arguments, outcome, {**about, "failed": reasons, "experiment": str(folder)})
 
 
 def sweep(points: dict[str, Sweep]) -> int:
@@ -64,13 +65,12 @@ def sweep(points: dict[str, Sweep]) -> int:
     with printed(console, arguments.quiet) as say, shown:
         outcome = _train(arguments, by_seed, f"{len(tasks[0]):,} seeds at each of {len(points):,} points", console, say)
         summaries = _summaries(outcome)
-        found = [
-            {"point": name, "experiment": str(folder / name), **summaries[folder / name]}
-            for name in points
-            if folder / name in summaries
+        found = {name: summaries[folder / name] for name in points if folder / name in summaries}
+        found = dict(sorted(found.items(), key=lambda point: point[1].interquartile_mean.value, reverse=True))
+        about = [
+            {"point": name, "experiment": str(folder / name), **summary.to_dict()} for name, summary in found.items()
         ]
-        found.sort(key=lambda each: each["interquartile_mean"]["value"], reverse=True)
-        result = {"env": arguments.env, "sweep": str(folder), "swept": swept, "points": found}
+        result = {"env": arguments.env, "sweep": str(folder), "swept": swept, "points": about}
         if found:
             files.write(folder / "sweep.json", (json.dumps(result, indent=2) + "\n").encode())
             if not arguments.quiet:
@@ -142,14 +142,14 @@ def follow(events: Generator[Event], tasks: Sequence[Task], console: Any, quiet:
     return outcome
 
 
-def _summaries(outcome: Outcome) -> dict[Path, dict[str, Any]]:
-    """What each experiment comes to, by its folder, where it is written too."""
+def _summaries(outcome: Outcome) -> dict[Path, Summary]:
+    """The summaries of the experiments with finished seeds, by their folders, in which they are also written."""
     results: dict[Path, list[dict[str, Any]]] = {}
     for event in outcome.finished:
         results.setdefault(Path(event.task.folder).parent, []).append(event.result)
-    summaries = {folder: summarise(each) for folder, each in results.items()}
+    summaries = {folder: summarise(found) for folder, found in results.items()}
     for folder, summary in summaries.items():
-        write_summary(folder, summary)
+        write_summary(ExperimentFolder(folder).summary, summary)
     return summaries
 
 

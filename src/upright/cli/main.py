@@ -138,11 +138,12 @@ def _train(
 ) -> tuple[dict[str, Any], int | None]:
     """Train, evaluate and save: the result, without an evaluation if a signal ended it, and that signal."""
     from upright.result import train_to_result
+    from upright.runs.folders import RunFolder
     from upright.runs.metrics import TensorBoard
     from upright.views.terminal import Terminal
 
     began = time.perf_counter()
-    sinks: list[Sink] = [TensorBoard(folder / "tensorboard")] if arguments.tensorboard else []
+    sinks: list[Sink] = [TensorBoard(RunFolder(folder).tensorboard)] if arguments.tensorboard else []
     run = begin()
     try:
         learner, total, first = run.agent.learner, run.config.total_timesteps, run.step
@@ -205,6 +206,7 @@ def plot(arguments: Plot) -> int:
 def compare(arguments: Compare) -> int:
     """Print experiments side by side, and draw them if a picture is asked for."""
     from upright.comparison.compare import read_comparison
+    from upright.comparison.report import report_on
     from upright.comparison.table import tables
     from upright.views.terminal import console_on
 
@@ -213,18 +215,18 @@ def compare(arguments: Compare) -> int:
 
         check_picture(arguments.out)
     comparison = read_comparison(arguments.experiments)
-    about = comparison.to_dict()
+    report = report_on(comparison)
     if arguments.out is not None:
         from upright.comparison.curves import save
         from upright.comparison.picture import draw
 
         save(draw(comparison), arguments.out)
     if arguments.json:
-        print(json.dumps(about))
+        print(json.dumps(report.to_dict()))
         return 0
     console = console_on(sys.stdout)
-    for each in tables(about, console.width):
-        console.print(each, highlight=False, soft_wrap=isinstance(each, str), markup=False)
+    for shown in tables(report, console.width):
+        console.print(shown, highlight=False, soft_wrap=isinstance(shown, str), markup=False)
     if arguments.out is not None:
         print(f"Picture: {arguments.out}")
     return 0
@@ -250,9 +252,10 @@ def dashboard(arguments: Dashboard) -> int:
 
     check_installed()
     from upright.dashboard.server import serve
+    from upright.runs.folders import SEED
 
     root = arguments.runs
-    if root.name.startswith("seed-"):  # a run: its experiment is what can be compared
+    if root.name.startswith(SEED):  # a run: its experiment is what can be compared
         root = root.absolute().parent
     with contextlib.suppress(KeyboardInterrupt):
         serve(

@@ -13,6 +13,7 @@ from typing import Any
 from upright import files
 from upright.cli.arguments import Tune
 from upright.cli.experiments import seeds_of
+from upright.comparison.statistics import Estimate
 from upright.dashboard import beside
 from upright.errors import RunError, SettingError
 from upright.experiments.cluster import connected
@@ -22,7 +23,7 @@ from upright.experiments.seeds import Event, Reported, Task, Warned
 from upright.experiments.training import take_finished, train_tasks
 from upright.experiments.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
 from upright.result import signals
-from upright.runs.folders import numbered_folders
+from upright.runs.folders import StudyFolder, numbered_folders
 from upright.views.terminal import console_on, print_plainly, printed
 
 NOTHING_FINISHED = 1
@@ -82,9 +83,9 @@ def tune(arguments: Tune) -> int:
         if best is None:
             say("No trial has come to its end.")
         else:
-            summary = best["summary"]["interquartile_mean"]
-            came_to = "{:.4g} [{:.4g}, {:.4g}]".format(summary["value"], *summary["interval"])
-            say(f"Best: trial {best['trial']}, {came_to}: {_settings(best['drawn'])}")
+            middle = Estimate.from_dict(best["summary"]["interquartile_mean"])
+            interval = f"[{middle.low:.4g}, {middle.high:.4g}]"
+            say(f"Best: trial {best['trial']}, {middle.value:.4g} {interval}: {_settings(best['drawn'])}")
             say(
                 f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, "
                 "on which it was chosen: it flatters, the more the more trials there were. To judge these settings, "
@@ -134,7 +135,7 @@ def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
 
 def _best(folder: Path) -> dict[str, Any] | None:
     try:
-        return files.read_json(folder / "best.json")
+        return files.read_json(StudyFolder(folder).best)
     except RunError:
         return None
 
@@ -142,7 +143,7 @@ def _best(folder: Path) -> dict[str, Any] | None:
 def _command(arguments: Tune, study: Study) -> str:
     """What trains the best settings on seeds that the study has not seen."""
     first = max(FRESH, study.seeds[-1] + 1)
-    words = ["upright", "train", study.env, "--config", str(study.folder / "best.json"), "--seeds", "20"]
+    words = ["upright", "train", study.env, "--config", str(study.place.best), "--seeds", "20"]
     words += ["--seed", str(first)]
     if study.config.wrapper:  # a file's word is not taken for what imports a module
         words += ["--wrapper", *study.config.wrapper]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,10 @@ import numpy as np
 from upright import files
 from upright.comparison.statistics import interquartile_mean
 from upright.errors import RunError, SettingError
+from upright.files import is_number
+from upright.runs import records
+from upright.runs.folders import SEED, ExperimentFolder, RunFolder
 from upright.runs.metrics import WINDOW
-from upright.settings.checked import is_number
 from upright.views.plot import pyplot
 
 Returns = Literal["auto", "train", "eval"]
@@ -47,7 +48,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentCurves:
     """Runs with the same environment and settings, and other seeds.
 
     curves: by the name of the run's folder · threshold: the return at which the environment counts as solved, or None
@@ -64,10 +65,11 @@ class Experiment:
         return self.folder.name
 
 
-def read_curve(run: Path, returns: Literal["train", "eval"]) -> Curve:
-    """The episodes' returns, or the evaluations' mean returns, in a run's metrics.jsonl, as far as it is written."""
+def read_curve(run: RunFolder, returns: Literal["train", "eval"]) -> Curve:
+    """Return the episodes' returns, or the evaluations' mean returns, as far as a run's metrics are written."""
     tag = "rollout/ep_rew" if returns == "train" else "eval/mean_reward"
-    return curve_of([(record["step"], record[tag]) for record in read_records(run, (tag,)) if tag in record])
+    lines = records.read(run.metrics, (tag,))
+    return curve_of([(line[records.STEP], line[tag]) for line in lines if tag in line])
 
 
 def curve_of(points: Sequence[tuple[float, float]]) -> Curve:
@@ -76,36 +78,18 @@ def curve_of(points: Sequence[tuple[float, float]]) -> Curve:
     return Curve(table[:, 0], table[:, 1])
 
 
-def read_records(run: Path, tags: Sequence[str]) -> Iterator[dict[str, float]]:
-    """Of each line in a run's metrics.jsonl, its step and what it has of these tags: all of them finite numbers.
-
-    The last line may be in the midst of being written, or was when the process was killed. Raises RunError for any
-    other that is no such record.
-    """
-    path = run / "metrics.jsonl"
-    content = files.read(path)
-    whole = content[: content.rfind(b"\n") + 1]
-    for number, text in enumerate(whole.splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        record = {name: line[name] for name in ("step", *tags) if name in line} if isinstance(line, dict) else {}
-        if "step" not in record or not all(map(is_number, record.values())):
-            raise RunError(f"{path} is damaged in line {number}, which is no record; remove that line.")
-        yield record
-
-
-def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Experiment], Literal["train", "eval"]]:
+def read_experiments(
+    folders: Iterable[Path], returns: Returns
+) -> tuple[list[ExperimentCurves], Literal["train", "eval"]]:
     """The experiments that these folders, of runs or of experiments, belong to, and which returns they show.
 
     With "auto" these are the evaluations', where all runs have some, else the episodes'. Raises RunError for a folder
     that is neither.
     """
-    groups: dict[Path, dict[str, Path]] = {}
+    groups: dict[ExperimentFolder, dict[str, RunFolder]] = {}
     for folder in folders:
         for run in _runs(folder):
-            groups.setdefault(run.parent.resolve(), {})[run.name] = run
+            groups.setdefault(ExperimentFolder(run.experiment.path.resolve()), {})[run.path.name] = run
     runs = [run for group in groups.values() for run in group.values()]
     chosen: Literal["train", "eval"]
     if returns == "auto":
@@ -113,45 +97,48 @@ def read_experiments(folders: Iterable[Path], returns: Returns) -> tuple[list[Ex
     else:
         chosen = returns
     experiments = []
-    for folder, group in groups.items():
+    for experiment, group in groups.items():
         curves = {name: read_curve(run, chosen) for name, run in sorted(group.items())}
         for name, curve in curves.items():
             if not len(curve.steps):
                 what = "episode that has ended" if chosen == "train" else "evaluation (train it with --eval-freq)"
-                raise RunError(f"{group[name]} holds no {what}, so there is no curve to draw.")
-        experiments.append(Experiment(folder, environment_of(folder), curves, threshold_of(folder, group.values())))
+                raise RunError(f"{group[name].path} holds no {what}, so there is no curve to draw.")
+        threshold = threshold_of(experiment, group.values())
+        experiments.append(ExperimentCurves(experiment.path, environment_of(experiment), curves, threshold))
     return experiments, chosen
 
 
-def _runs(folder: Path) -> list[Path]:
-    if (folder / "metrics.jsonl").is_file():
-        return [folder]
-    runs = [path.parent for path in sorted(folder.glob("seed-*/metrics.jsonl"))]
+def _runs(folder: Path) -> list[RunFolder]:
+    run = RunFolder(folder)
+    if run.metrics.is_file():
+        return [run]
+    runs = ExperimentFolder(folder).runs()
     if not runs:
+        metrics = run.metrics.name
         raise RunError(
-            f"There is no run in {folder}: neither metrics.jsonl nor seed-*/metrics.jsonl; give the folder of a run or "
-            "of an experiment, such as runs/CartPole-v1/default."
+            f"There is no run in {folder}: neither {metrics} nor {SEED}*/{metrics}; give the folder of a run or of an "
+            "experiment, such as runs/CartPole-v1/default."
         )
     return runs
 
 
-def environment_of(experiment: Path) -> str:
-    """The name of an experiment's environment; the folder's above, where nothing tells one that can be printed."""
+def environment_of(experiment: ExperimentFolder) -> str:
+    """Return the name of an experiment's environment; the folder's above, if config.json has none to be printed."""
     try:
-        name = str(files.read_json(experiment / "config.json")["name"])
+        name = str(files.read_json(experiment.config)["name"])
     except (RunError, KeyError):
         name = ""
-    return name if name.isprintable() and 0 < len(name) <= LONGEST_NAME else experiment.parent.name
+    return name if name.isprintable() and 0 < len(name) <= LONGEST_NAME else experiment.path.parent.name
 
 
-def threshold_of(experiment: Path, runs: Iterable[Path]) -> float | None:
-    """The return at which the environment counts as solved: what a result says, else Gymnasium's registry.
+def threshold_of(experiment: ExperimentFolder, runs: Iterable[RunFolder]) -> float | None:
+    """Return the return at which the environment counts as solved: what a result says, else Gymnasium's registry.
 
     Nothing is imported for it.
     """
     for run in runs:
         try:
-            threshold = files.read_json(run / "result.json").get("threshold")
+            threshold = files.read_json(run.result).get("threshold")
         except RunError:
             continue
         if is_number(threshold):
@@ -177,7 +164,7 @@ def aligned(curves: Sequence[Curve], most: int = LARGEST_GRID) -> tuple[np.ndarr
     return grid, table
 
 
-def draw(experiments: Sequence[Experiment], returns: Literal["train", "eval"], smooth: int | None = None) -> Any:
+def draw(experiments: Sequence[ExperimentCurves], returns: Literal["train", "eval"], smooth: int | None = None) -> Any:
     """A figure with a thin line for each run, the interquartile mean of each experiment, and the threshold.
 
     smooth: the episodes or evaluations that each point is the mean of; None for 100 episodes, or one evaluation
@@ -264,7 +251,7 @@ def save(figure: Any, picture: Path) -> None:
 
 def plot(
     folders: Sequence[Path], picture: Path, returns: Returns = "auto", smooth: int | None = None
-) -> list[Experiment]:
+) -> list[ExperimentCurves]:
     """Draw the curves of runs or experiments into a file; what was drawn."""
     check_picture(picture)
     experiments, chosen = read_experiments(folders, returns)

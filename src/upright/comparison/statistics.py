@@ -8,7 +8,7 @@ tasks together, as the paper does. They raise ValueError where there are no scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Protocol
@@ -28,6 +28,24 @@ class Statistic(Protocol):
 
     def __call__(self, scores: Any, /, *, axis: int) -> Any:
         """The statistic along the axis, which is gone in the result."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Estimate:
+        """Return what `to_dict` was called on."""
+        return cls(written["value"], *written["interval"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"value": self.value, "interval": [self.low, self.high]}
 
 
 @dataclass(frozen=True)

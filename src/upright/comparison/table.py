@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from upright.comparison.report import Combined, Compared, Report
+from upright.comparison.statistics import Estimate
+from upright.comparison.summary import Solved
 from upright.errors import one_line
 
 if TYPE_CHECKING:
@@ -14,59 +17,68 @@ if TYPE_CHECKING:
 COLUMN = 24  # characters of an experiment's column
 
 
-def tables(comparison: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
-    """What `Comparison.to_dict` says as tables of at most that width, and sentences."""
-    for group in comparison["environments"]:
-        rows = {each["experiment"]: _rows(each) for each in group["experiments"]}
-        threshold = "" if group["threshold"] is None else f", solved at {_number(group['threshold'])}"
-        yield from _side_by_side(f"{group['env']}{threshold}", rows, width)
+def tables(report: Report, width: int) -> Iterator[RenderableType]:
+    """Yield what a report says as tables of at most that width, and as sentences."""
+    for group in report.environments:
+        rows = {compared.experiment.label: _rows(compared) for compared in group.experiments}
+        threshold = "" if group.threshold is None else f", solved at {_number(group.threshold)}"
+        yield from _side_by_side(f"{group.env}{threshold}", rows, width)
         differences = {
-            label: {name: values.get(label, "") for name, values in group["differences"].items()} for label in rows
+            label: {name: values.get(label, "") for name, values in group.differences.items()} for label in rows
         }
-        if group["differences"]:
+        if group.differences:
             yield from _side_by_side("what differs in the settings", differences, width)
-        for each in group["experiments"]:
-            for name, why in each["left_out"].items():
-                yield one_line(f"Left out: {each['experiment']}, {name}: {why}")
-    together = comparison["together"]
-    if together is not None and not together["experiments"]:
+        for compared in group.experiments:
+            for name, why in compared.experiment.left_out.items():
+                yield one_line(f"Left out: {compared.experiment.label}, {name}: {why}")
+    together = report.together
+    if together is not None and not together.experiments:
         yield "Not together: fewer than two environments have finished seeds of every experiment, by its name."
     elif together is not None:
-        rows = {each["experiment"]: _rows(each) for each in together["experiments"]}
-        yield from _side_by_side(f"together: {', '.join(together['environments'])}", rows, width)
+        rows = {combined.label: _combined_rows(combined) for combined in together.experiments}
+        yield from _side_by_side(f"together: {', '.join(together.environments)}", rows, width)
         yield (
             "The interquartile mean is of 1 + (return − threshold) / |threshold|."
-            if any("interquartile_mean" in each for each in together["experiments"])
+            if any(combined.interquartile_mean for combined in together.experiments)
             else "Not every environment has a threshold other than 0, so their returns cannot be put into one unit."
         )
-    if any(each.get("to_solve") for group in comparison["environments"] for each in group["experiments"]):
+    if any(compared.to_solve for group in report.environments for compared in group.experiments):
         yield (
             "First solve: the first evaluation whose mean return reaches the threshold"
-            if comparison["returns"] == "eval"
+            if report.returns == "eval"
             else "Not every seed was evaluated while training (--eval-freq), so first solve is when the mean return of "
             "the last 100 episodes, explored actions included, reaches the threshold"
         ) + "; the median over the seeds, or — where half of them never came there."
 
 
-def _rows(about: Mapping[str, Any]) -> dict[str, str]:
+def _rows(compared: Compared) -> dict[str, str]:
     """What a table says of an experiment, by the row's name."""
-    rows = {"seeds": str(about["seeds"] if isinstance(about["seeds"], int) else len(about["seeds"]))}
-    if "solved" in about:
-        low, high = about["solved"]["interval"]
-        rows["solved"] = f"{about['solved']['seeds']} [{low:.0%}, {high:.0%}]"
-    for name in ("interquartile_mean", "mean", "median", "worst"):
-        if name in about:
-            rows[name.replace("_", " ")] = _interval(about[name])
-    if about.get("to_solve") and rows["seeds"] != "0":
-        to_solve = about["to_solve"]
-        rows["ever solved"] = str(to_solve["seeds"])
-        rows["steps to first solve"] = "—" if to_solve["steps"] is None else f"{to_solve['steps']:,.0f}"
-        rows["seconds to first solve"] = "—" if to_solve["seconds"] is None else f"{to_solve['seconds']:,.1f}"
-    if "seconds" in about:
-        rows["seconds"] = f"{about['seconds']['mean']:,.1f}"
-    if about.get("improvement"):
-        rows["P(better than first)"] = _interval(about["improvement"])
-    return rows
+    summary, to_solve = compared.summary, compared.to_solve
+    if summary is None:
+        return {"seeds": "0"}
+    rows = {"seeds": str(len(summary.seeds)), **_solved(summary.solved)}
+    rows |= {words: _interval(estimate) for words, estimate in summary.statistics.items()}
+    if to_solve is not None:
+        rows["ever solved"] = str(to_solve.seeds)
+        rows["steps to first solve"] = "—" if to_solve.steps is None else f"{to_solve.steps:,.0f}"
+        rows["seconds to first solve"] = "—" if to_solve.seconds is None else f"{to_solve.seconds:,.1f}"
+    return {**rows, "seconds": f"{summary.seconds.mean:,.1f}", **_improvement(compared.improvement)}
+
+
+def _combined_rows(combined: Combined) -> dict[str, str]:
+    """What a table says of the experiments with one name, by the row's name."""
+    rows = {"seeds": str(combined.seeds), **_solved(combined.solved)}
+    if combined.interquartile_mean is not None:
+        rows["interquartile mean"] = _interval(combined.interquartile_mean)
+    return {**rows, **_improvement(combined.improvement)}
+
+
+def _solved(solved: Solved | None) -> dict[str, str]:
+    return {} if solved is None else {"solved": f"{solved.seeds} [{solved.low:.0%}, {solved.high:.0%}]"}
+
+
+def _improvement(improvement: Estimate | None) -> dict[str, str]:
+    return {} if improvement is None else {"P(better than first)": _interval(improvement)}
 
 
 def _side_by_side(title: str, columns: Mapping[str, Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
@@ -89,9 +101,8 @@ def _side_by_side(title: str, columns: Mapping[str, Mapping[str, Any]], width: i
         yield table
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
-    low, high = estimate["interval"]
-    return f"{_number(estimate['value'])} [{_number(low)}, {_number(high)}]"
+def _interval(estimate: Estimate) -> str:
+    return f"{_number(estimate.value)} [{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
 def _number(value: float) -> str:

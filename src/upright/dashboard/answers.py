@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 import upright
 from upright.dashboard.catalogue import Catalogue, FoundRun
-from upright.dashboard.following import Columns
+from upright.dashboard.following import Series
 from upright.dashboard.playing import Wish
 from upright.dashboard.sampling import downsample, within
 from upright.errors import RunError
@@ -202,10 +202,10 @@ def _plain(numbers: np.ndarray) -> list[float]:
     return rounded
 
 
-def _since(columns: Columns, row: int) -> dict[str, Any]:
+def _since(series: Series, row: int) -> dict[str, Any]:
     found = {}
-    for tag in columns.values:
-        x, y = columns.points(tag, row)
+    for tag in series.values:
+        x, y = series.points(tag, row)
         if len(x):
             found[tag] = {"steps": _plain(x), "values": _plain(y)}
     return found

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from upright import files
+from upright.agent import DESCRIPTION
 from upright.dashboard.following import MetricsFile
 from upright.errors import RunError
 from upright.runs.checkpoint import Checkpoints
-from upright.runs.folders import RunFolder
+from upright.runs.folders import SEED, RunFolder
 
 DEEPEST = 5  # levels of folders below the one that is served
 MOST_FOLDERS, MOST_RUNS = 20_000, 5_000
@@ -37,12 +38,12 @@ class FoundRun:
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.root, self.folder = root, folder
+        self.root, self.folder, self._place = root, folder, RunFolder(folder)
         place = folder.relative_to(root).as_posix()
         self.id, self.experiment = _identify(place), _identify(folder.parent.relative_to(root).as_posix() + "/")
         self.configuration = "/".join(folder.relative_to(root).parts[:-1]) or root.name
-        self.seed = int(folder.name.removeprefix("seed-"))
-        self.metrics = MetricsFile(folder / "metrics.jsonl")
+        self.seed = int(folder.name.removeprefix(SEED))
+        self.metrics = MetricsFile(self._place.metrics)
         self.description: dict[str, Any] = {}
         self.result: dict[str, Any] = {}
         self.state: State = "stopped"
@@ -54,8 +55,8 @@ class FoundRun:
             return False
         changed = self.metrics.refresh()
         for name, path in (
-            ("description", self.folder.parent / "config.json"),
-            ("result", self.folder / "result.json"),
+            ("description", self._place.experiment.config),
+            ("result", self._place.result),
         ):
             stamp = _stamp(path)
             if self._read.get(path, "never") != stamp:
@@ -115,11 +116,14 @@ class FoundRun:
                 {"moment": f"step-{step}", "step": step, "kind": "checkpoint"}
                 for step in Checkpoints(self.folder, 1).steps()
             ]
-        if is_plain(self.root, self.folder / "best") and (self.folder / "best" / "policy.json").is_file():
-            found.append({"moment": "best", "step": self._best_step(), "kind": "best"})
-        if is_plain(self.root, self.folder / "policy") and (self.folder / "policy" / "policy.json").is_file():
-            found.append({"moment": "policy", "step": self.step, "kind": "last"})
+        if self._has_policy(self._place.best):
+            found.append({"moment": self._place.best.name, "step": self._best_step(), "kind": "best"})
+        if self._has_policy(self._place.policy):
+            found.append({"moment": self._place.policy.name, "step": self.step, "kind": "last"})
         return found
+
+    def _has_policy(self, folder: Path) -> bool:
+        return is_plain(self.root, folder) and (folder / DESCRIPTION).is_file()
 
     def _best_step(self) -> float | None:
         """The step of the first evaluation with the highest mean."""
@@ -131,7 +135,7 @@ class FoundRun:
         total = self.total
         if total is not None and self.step >= total:
             return "finished"
-        path = RunFolder(self.folder).marker
+        path = self._place.marker
         if not os.path.lexists(path):
             return "stopped"
         try:
@@ -182,8 +186,8 @@ class Catalogue:
                 continue
             for each in inside:
                 path = Path(each.path)
-                if re.fullmatch(r"seed-\d{1,18}", each.name):
-                    if os.path.lexists(path / "metrics.jsonl"):
+                if re.fullmatch(SEED + r"\d{1,18}", each.name):
+                    if os.path.lexists(RunFolder(path).metrics):
                         if count >= MOST_RUNS:
                             self.is_cut = True
                             return
@@ -237,9 +241,4 @@ def _is_alive(pid: int) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if files.is_number(value) else None

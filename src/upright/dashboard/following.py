@@ -1,19 +1,20 @@
-"""metrics.jsonl, read as it grows: a line that is half written waits, a file that was cut back is read anew."""
+"""metrics.jsonl, read as it grows: a half-written line waits, and a file that was cut back is read again."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import re
 import stat
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
+
+from upright.files import is_number
+from upright.runs import records
 
 RETURN, LENGTH = "episode/return", "episode/length"  # the dashboard's names for what each episode's line holds
 MEAN_RETURN = "rollout/ep_rew_mean"
@@ -23,21 +24,23 @@ LONGEST_LINE = 2**20  # bytes
 BLOCK = 2**11  # bytes read at each place of which a sample is taken
 SKIMMED = 2**17  # bytes of a file from which it is first skimmed, and read in full when somebody asks
 FINGERPRINT = 256  # bytes before the place that was read up to, by which it is known again
-NUMBER = rb"-?\d[\d.eE+-]*"
 
 
-class Columns:
+class Series:
     """Rows with a step and a number for each tag, or NaN; they only ever grow."""
 
     def __init__(self) -> None:
         self.step = array("d")
         self.values: dict[str, array[float]] = {}
 
-    def append(self, step: float, numbers: Iterable[tuple[str, float]]) -> None:
-        """Add a row."""
+    def append(self, line: records.Line) -> None:
+        """Add a row with what is shown of a line, if it has anything to show."""
+        shown = _shown(line)
+        if not shown:
+            return
         rows = len(self.step)
-        self.step.append(step)
-        for tag, number in numbers:
+        self.step.append(line[records.STEP])
+        for tag, number in shown.items():
             column = self.values.get(tag)
             if column is None:
                 if len(self.values) >= MOST_TAGS:
@@ -46,12 +49,6 @@ class Columns:
             if len(column) < rows:
                 column.extend([math.nan] * (rows - len(column)))
             column.append(number)
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Add a line of metrics.jsonl."""
-        step, numbers = line.get("step"), _row(line)
-        if numbers and _is_number(step):
-            self.append(float(step), numbers)
 
     def points(self, tag: str, begin: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The steps and values of a tag from that row on, where it has any: copies."""
@@ -87,13 +84,13 @@ class MetricsFile:
     def _forget(self) -> None:
         self.size = 0  # bytes read, all of whole lines
         self.modified = 0.0
-        self.last: dict[str, Any] = {}
+        self.last: Mapping[str, Any] = {}
         self.best: float | None = None
         self.damaged = 0
-        self.records, self.episodes = Columns(), Columns()
+        self.records, self.episodes = Series(), Series()
         self.is_loaded = False
         self.is_skimmed = True
-        self._sample: tuple[int, int, Columns, Columns] | None = None
+        self._sample: tuple[int, int, Series, Series] | None = None
         self._before = b""
         self._latest_step = -math.inf
 
@@ -177,11 +174,7 @@ class MetricsFile:
             self._find_best(self._content())
 
     def _find_best(self, lines: bytes) -> None:
-        values = re.findall(rb'"' + MEAN_RETURN.encode() + rb'": (' + NUMBER + rb")", lines)
-        try:
-            best = max(map(float, values), default=-math.inf)
-        except ValueError:
-            return
+        best = max(records.values(MEAN_RETURN, lines), default=-math.inf)
         if math.isfinite(best):
             self.best = best if self.best is None else max(self.best, best)
 
@@ -189,8 +182,8 @@ class MetricsFile:
         end = len(lines)
         for _ in range(10_000):  # lines from the end, until one is a record
             begin = lines.rfind(b"\n", 0, end - 1) + 1
-            line = _parse(lines[begin:end])
-            if line is not None and "env" not in line:
+            line = records.parse(lines[begin:end])
+            if line is not None and not records.is_episode(line):
                 self.last = line
                 break
             end = begin
@@ -203,7 +196,7 @@ class MetricsFile:
             return
         content, self.is_loaded, self.is_skimmed, self._sample = self._content(), True, True, None
         self.damaged = 0
-        self.records, self.episodes = Columns(), Columns()
+        self.records, self.episodes = Series(), Series()
         self._latest_step = -math.inf
         self._take(content, is_continued=False)
 
@@ -211,26 +204,26 @@ class MetricsFile:
         """Steps and values of a tag from about `most` places in the file, and about how many it has."""
         if self._sample is None or self._sample[:2] != (self.size, most):
             self._sample = (self.size, most, *self._look_into(most))
-        records, episodes = self._sample[2:]
-        x, y = (episodes if tag in (RETURN, LENGTH) else records).points(tag)
+        sampled, episodes = self._sample[2:]
+        x, y = (episodes if tag in (RETURN, LENGTH) else sampled).points(tag)
         return x, y, len(x) + 1
 
-    def _look_into(self, most: int) -> tuple[Columns, Columns]:
-        """The first record and the first episode after each of so many places, evenly spread: the rest is not read."""
-        records, episodes = Columns(), Columns()
+    def _look_into(self, most: int) -> tuple[Series, Series]:
+        """The first record and the first episode after each of that many places, evenly spread; no more is read."""
+        sampled, episodes = Series(), Series()
         with contextlib.suppress(OSError), open(self.path, "rb", buffering=0, opener=_open_itself) as file:
             for place in range(0, self.size, max(1, self.size // most)):
                 file.seek(place)
                 lines = file.read(BLOCK).split(b"\n")[1 if place else 0 : -1]
                 wanted = {True, False}
                 for line in lines:
-                    is_episode = b'"env"' in line[:40]
-                    if is_episode in wanted and (parsed := _parse(line)) is not None:
+                    is_episode = records.looks_like_episode(line)
+                    if is_episode in wanted and (parsed := records.parse(line)) is not None:
                         wanted.discard(is_episode)
-                        (episodes if is_episode else records).add(parsed)
+                        (episodes if is_episode else sampled).append(parsed)
                     if not wanted:
                         break
-        return records, episodes
+        return sampled, episodes
 
     def points(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """All steps and values of a tag; `load` comes first."""
@@ -241,7 +234,7 @@ class MetricsFile:
         """What there is to be asked for."""
         if self.is_loaded:
             return [*self.episodes.values, *self.records.values]
-        return [RETURN, LENGTH, *[tag for tag, value in self.last.items() if tag != "step" and _is_number(value)]]
+        return [RETURN, LENGTH, *records.numbers(self.last)]
 
     @property
     def cursor(self) -> tuple[int, int, int]:
@@ -257,33 +250,30 @@ class MetricsFile:
 
     def _take(self, lines: bytes, is_continued: bool) -> bool:
         """Add whole lines; False when steps that go back show that what is continued is no longer there."""
-        try:
-            parsed = json.loads(b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]")
-        except (ValueError, RecursionError):
-            parsed = [_parse(line) for line in lines.split(b"\n") if line.strip()]
-        for line in parsed:
-            step = line.get("step") if isinstance(line, dict) else None
-            if not _is_number(step):
+        for line in records.parse_many(lines):
+            if line is None:
                 self.damaged += 1
-                continue
-            if is_continued and step < self._latest_step and "env" not in line:
-                return False
-            if "env" not in line:
+            elif records.is_episode(line):
+                self.episodes.append(line)
+            else:
+                step = line[records.STEP]
+                if is_continued and step < self._latest_step:
+                    return False
                 self._latest_step = step
                 self.last = line
                 mean = line.get(MEAN_RETURN)
-                if _is_number(mean) and (self.best is None or mean > self.best):
+                if is_number(mean) and (self.best is None or mean > self.best):
                     self.best = float(mean)
-            (self.episodes if "env" in line else self.records).add(line)
+                self.records.append(line)
         return True
 
 
-def _row(line: Mapping[str, Any]) -> list[tuple[str, float]]:
+def _shown(line: records.Line) -> dict[str, float]:
     """The numbers of a line that are shown."""
-    if "env" not in line:
-        return [(tag, float(each)) for tag, each in line.items() if tag != "step" and _is_number(each)]
+    if not records.is_episode(line):
+        return records.numbers(line)
     total, length = line.get("rollout/ep_rew"), line.get("rollout/ep_len")
-    return [(RETURN, float(total)), (LENGTH, float(length))] if _is_number(total) and _is_number(length) else []
+    return {RETURN: total, LENGTH: length} if is_number(total) and is_number(length) else {}
 
 
 def _open_itself(path: str, flags: int) -> int:
@@ -297,21 +287,3 @@ def _read_fully(file: Any, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether JSON's value is a number that a chart can show."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

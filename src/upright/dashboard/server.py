@@ -44,7 +44,7 @@ def serve(
             f"reach it through ssh -L {port or PORT}:127.0.0.1:{port or PORT}."
         )
     if not root.is_dir():
-        raise SettingError(f"{root} is no folder; train something first, or name the folder that holds the runs.")
+        raise SettingError(f"{root} is not a folder; train something first, or name the folder that holds the runs.")
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     token = make_token()

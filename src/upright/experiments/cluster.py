@@ -24,11 +24,11 @@ from upright.errors import MissingExtra, RunError, UprightError
 from upright.experiments.mirror import Mirror
 from upright.experiments.pool import SECONDS_BETWEEN_LOOKS
 from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
-from upright.files import lock, remove
+from upright.files import LOCK, lock, remove
 from upright.machine import cores
 from upright.messages import first_line, told
 from upright.runs.description import is_same, write_description, write_result
-from upright.runs.folders import ExperimentFolder, RunFolder, environment_name
+from upright.runs.folders import ExperimentFolder, environment_name
 from upright.settings.config import Config
 
 # Seconds that a task waits for the one before it, whose node was lost, to let go of the seed (Ray ends a process whose
@@ -69,7 +69,7 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
                     looked = time.monotonic()
                     for task in running.values():
                         with contextlib.suppress(RunError):  # it is only shown
-                            mirrors[task.folder].pull("metrics.jsonl")
+                            mirrors[task.folder].pull(task.place.metrics.name)
                 apart = {}
                 for task in (running[each] for each in ended if mirrors):
                     try:
@@ -100,8 +100,8 @@ def url(storage: str, task: Task) -> str:
 def _refuse_another(experiment: str, task: Task) -> None:
     """Raise RunError where this URL holds another experiment than the task's, or does not answer."""
     with tempfile.TemporaryDirectory() as place:
-        Mirror(Path(place), experiment).pull("config.json", patience=SECONDS_TO_ANSWER)
-        path = Path(place, "config.json")
+        path = ExperimentFolder(Path(place)).config
+        Mirror(Path(place), experiment).pull(path.name, patience=SECONDS_TO_ANSWER)
         if path.exists() and not is_same(path, task.env, Config.from_dict(task.config)):
             raise RunError(
                 f"{experiment} holds an experiment with another environment or other settings; choose another "
@@ -115,7 +115,7 @@ def _claim(experiment: str, task: Task) -> None:
     with tempfile.TemporaryDirectory() as place:
         write_description(ExperimentFolder(Path(place)).config, task.env, config)
         Mirror(Path(place), experiment).push(patience=SECONDS_TO_ANSWER)
-    write_description(RunFolder(Path(task.folder)).experiment.config, task.env, config)
+    write_description(task.place.experiment.config, task.env, config)
 
 
 def _end(ray: Any, ended: Any, task: Task, apart: str | None) -> Iterator[Event]:
@@ -253,15 +253,14 @@ def _train_apart(task: Task, storage: str) -> dict[str, Any]:
     try:
         with _own_folder() as place:
             here = dataclasses.replace(task, folder=str(Path(place, *Path(task.folder).parts[-2:])))
-            folder = RunFolder(Path(here.folder))
-            write_description(folder.experiment.config, task.env, Config.from_dict(task.config))
+            write_description(here.place.experiment.config, task.env, Config.from_dict(task.config))
             mirror = Mirror(Path(here.folder), url(storage, task))
             mirror.pull(patience=SECONDS_TO_ANSWER)
             message = outcome(here, sinks=[mirror])
             try:
                 if "finished" in message:
                     message["finished"]["run"] = task.folder
-                    write_result(folder.result, message["finished"])
+                    write_result(here.place.result, message["finished"])
                 mirror.push(patience=PATIENCE)
             except RunError as error:
                 why = message.get("failed", "It came to its end.")
@@ -276,7 +275,7 @@ def _own_folder() -> Iterator[Path]:
     """A temporary folder of this process; those that killed processes have left on this machine are removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{OWN_FOLDER}*"):
         with contextlib.suppress(OSError, RunError):  # another user's, or in use
-            if (left / "lock").is_file() and time.time() - left.stat().st_mtime > PATIENCE:
+            if (left / LOCK).is_file() and time.time() - left.stat().st_mtime > PATIENCE:
                 held = lock(left)
                 remove(left)
                 held.release()

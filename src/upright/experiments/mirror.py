@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from upright import files
 from upright.errors import MissingExtra, RunError
 from upright.messages import first_line, logger
+from upright.runs.checkpoint import MANIFEST
+from upright.runs.folders import RunFolder
 from upright.runs.metrics import Progress
 
 SECONDS_BETWEEN_TRIES = 1.0
@@ -75,7 +78,7 @@ class Mirror:
         now = {
             path.relative_to(self.folder).as_posix(): _state(path)
             for path in self.folder.rglob("*")
-            if path.is_file() and path.name != "lock" and not path.name.startswith(".")
+            if path.is_file() and path.name != files.LOCK and not path.name.startswith(".")
         }
         changed = [name for name, state in now.items() if self._known.get(name) != state]
         gone = [name for name in self._known if name not in now]
@@ -91,7 +94,7 @@ class Mirror:
 
     def write(self, progress: Progress) -> None:
         """Copy a checkpoint that is new."""
-        manifests = self.folder.glob("checkpoints/*/manifest.json")
+        manifests = RunFolder(self.folder).manifests()
         if any(path.relative_to(self.folder).as_posix() not in self._known for path in manifests):
             try:
                 self.push()
@@ -103,8 +106,8 @@ class Mirror:
 
 
 def _is_last(name: str) -> int:
-    """What says that other files are whole comes after them."""
-    return 2 if name == "result.json" else int(name.endswith("manifest.json"))
+    """What tells that other files are whole comes after them."""
+    return 2 if name == RunFolder(Path()).result.name else int(name.endswith(MANIFEST))
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from upright.comparison.statistics import Estimate
+from upright.comparison.summary import Summary
 from upright.experiments.seeds import Event, Failed, Finished, Reported, Task, Warned
 from upright.views.terminal import print_plainly
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 ROWS = 12  # seeds that have a row each; where there are more, each has a cell
 CELL = 26  # characters
-STATISTICS = {"interquartile_mean": "interquartile mean", "mean": "mean", "median": "median", "worst": "worst seed"}
 
 
 class SeedsTerminal:
@@ -144,43 +145,44 @@ def _outcome(event: Finished) -> str:
     return f"{event.result['final_mean']:.2f}{solved}"
 
 
-def table(summary: Mapping[str, Any]) -> RenderableType:
+def table(summary: Summary) -> RenderableType:
     """What an experiment's final policies come to, with the interval of each figure."""
     from rich import box
     from rich.table import Table
 
     shown = Table(
-        f"final policies of {len(summary['seeds'])} seeds", "return", f"{summary['confidence']:.0%} interval",
+        f"final policies of {len(summary.seeds)} seeds", "return", f"{summary.confidence:.0%} interval",
         box=box.SIMPLE_HEAD,
     )  # fmt: skip
-    for name, words in STATISTICS.items():
-        low, high = summary[name]["interval"]
-        shown.add_row(words, f"{summary[name]['value']:.2f}", f"{low:.2f} to {high:.2f}")
-    if "solved" in summary:
-        solved, (low, high) = summary["solved"], summary["solved"]["interval"]
-        share = f"{solved['seeds']} of {len(summary['seeds'])} seeds, {solved['share']:.0%}"
-        shown.add_row(f"solved (threshold {summary['threshold']:g})", share, f"{low:.0%} to {high:.0%}")
-    seconds = summary["seconds"]
-    shown.add_row("seconds", f"{seconds['mean']:.1f} a seed, {seconds['total']:.1f} in all", "")
+    for words, estimate in summary.statistics.items():
+        shown.add_row(words, f"{estimate.value:.2f}", _interval(estimate))
+    if summary.solved is not None:
+        solved = summary.solved
+        share = f"{solved.seeds} of {len(summary.seeds)} seeds, {solved.share:.0%}"
+        shown.add_row(f"solved (threshold {summary.threshold:g})", share, f"{solved.low:.0%} to {solved.high:.0%}")
+    shown.add_row("seconds", f"{summary.seconds.mean:.1f} a seed, {summary.seconds.total:.1f} in all", "")
     return shown
 
 
-def sweep_table(points: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What each point of a sweep comes to, in the order in which they are given."""
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.2f} to {estimate.high:.2f}"
+
+
+def sweep_table(points: Mapping[str, Summary]) -> RenderableType:
+    """The table of a sweep's points, by their names, in the order in which they are given."""
     from rich import box
     from rich.table import Table
 
-    interval = f"{points[0]['confidence']:.0%} interval"
+    interval = f"{next(iter(points.values())).confidence:.0%} interval"
     shown = Table("point", "seeds", "interquartile mean", interval, "worst", "solved", "seconds", box=box.SIMPLE_HEAD)
-    for point in points:
-        low, high = point["interquartile_mean"]["interval"]
+    for name, summary in points.items():
         shown.add_row(
-            point["point"].replace(",", "  "),
-            f"{len(point['seeds']):,}",
-            f"{point['interquartile_mean']['value']:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{point['worst']['value']:.2f}",
-            f"{point['solved']['seeds']:,}" if "solved" in point else "",
-            f"{point['seconds']['total']:.1f}",
+            name.replace(",", "  "),
+            f"{len(summary.seeds):,}",
+            f"{summary.interquartile_mean.value:.2f}",
+            _interval(summary.interquartile_mean),
+            f"{summary.worst.value:.2f}",
+            "" if summary.solved is None else f"{summary.solved.seeds:,}",
+            f"{summary.seconds.total:.1f}",
         )
     return shown

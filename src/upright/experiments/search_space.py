@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from upright import files
 from upright.errors import SettingError
-from upright.settings.checked import is_number
+from upright.files import is_number
 from upright.settings.config import KINDS, Config, Munchausen, kind
 from upright.settings.foreign_names import unknown_setting
 

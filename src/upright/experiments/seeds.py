@@ -6,7 +6,6 @@ tasks out (`upright.experiments.pool`, `upright.experiments.cluster`) yields eve
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from upright import files
+from upright.comparison.summary import Result
 from upright.errors import FolderInUse, RunError, UprightError
 from upright.messages import first_line
 from upright.result import Ended, train_to_result
+from upright.runs import records
 from upright.runs.description import is_same
 from upright.runs.folders import RunFolder
 from upright.runs.metrics import Sink, TensorBoard
 from upright.runs.run import Run
-from upright.settings.checked import is_number
 from upright.settings.config import Config
 
 SECONDS_BETWEEN_TRIES = 1.0  # to take up a seed that another process holds
@@ -42,6 +42,11 @@ class Task:
     folder: str
     preset: str | None = None
     tensorboard: bool = False
+
+    @property
+    def place(self) -> RunFolder:
+        """The names of the files in its folder."""
+        return RunFolder(Path(self.folder))
 
     @property
     def cores(self) -> int:
@@ -95,7 +100,7 @@ def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     found = finished(task)
     if found is not None:
         return Ended(found, None, None)
-    began, place = time.perf_counter(), RunFolder(Path(task.folder))
+    began, place = time.perf_counter(), task.place
     folder = place.path
     sinks = [TensorBoard(place.tensorboard), *sinks] if task.tensorboard else sinks
     if place.has_checkpoint:
@@ -137,44 +142,37 @@ def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> di
 
 def finished(task: Task) -> dict[str, Any] | None:
     """The result that a seed has come to already with these settings, or None."""
-    path = Path(task.folder) / "result.json"
-    config = Config.from_dict(task.config)
-    if not path.exists() or not is_same(path.parent.parent / "config.json", task.env, config):
+    place, config = task.place, Config.from_dict(task.config)
+    if not place.result.exists() or not is_same(place.experiment.config, task.env, config):
         return None
     try:
-        result = files.read_json(path)
-    except RunError:
+        written = files.read_json(place.result)
+        result = Result.from_dict(written)
+    except (RunError, ValueError):
         return None
-    numbers = [result.get(name) for name in ("final_mean", "seconds", "steps")]
-    numbers += [result["threshold"]] if result.get("threshold") is not None else []
-    whole = all(map(is_number, numbers)) and {"env", "threshold", "solved"} <= set(result)
-    whole = whole and result.get("seed") == task.seed and isinstance(result["solved"], bool | None)
-    return result if whole and result["steps"] >= config.total_timesteps else None
+    whole = result.seed == task.seed and "solved" in written and written["solved"] is result.solved
+    return written if whole and result.steps >= config.total_timesteps else None
 
 
 class Records:
     """The records in a seed's metrics.jsonl while another process writes it, each once, in the order of their steps."""
 
     def __init__(self, task: Task) -> None:
-        self._task, self._path = task, Path(task.folder) / "metrics.jsonl"
+        self._task, self._path = task, task.place.metrics
         self._read, self._step = 0, 0
 
     def new(self) -> Iterator[Reported]:
-        """Those that were written since the last call. A run that was resumed writes some again, to the same bits."""
+        """Yield those written since the last call. A run that was resumed writes some again, bit for bit."""
         try:
             first, content = files.read_from(self._path, self._read)
         except RunError:  # it is not there yet
             return
-        whole = content.rfind(b"\n") + 1
-        self._read = first + whole
-        for line in content[:whole].splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):  # where the file was cut in the midst of what was read
+        whole = records.whole_lines(content)
+        self._read = first + len(whole)
+        for line in map(records.parse, whole.splitlines()):
+            if line is None or records.is_episode(line):  # None where the file was cut within what was read
                 continue
-            if not isinstance(record, dict) or "env" in record or not all(map(is_number, record.values())):
-                continue
-            step = record.pop("step", 0)
-            if step > self._step:
+            step, metrics = line[records.STEP], records.numbers(line)
+            if metrics and step > self._step:
                 self._step = step
-                yield Reported(self._task, step, record)
+                yield Reported(self._task, step, metrics)

@@ -20,7 +20,7 @@ from upright.experiments.pool import train_in_processes
 from upright.experiments.seeds import Event, Finished, Task, finished
 from upright.machine import cores
 from upright.runs.description import describe_run, is_same
-from upright.runs.folders import seed_folder
+from upright.runs.folders import ExperimentFolder, seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
 
@@ -71,8 +71,8 @@ def plan(
             "module, by itself or as module:Class."
         )
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is no folder; choose another (--out).")
-    if folder.exists() and not is_same(folder / "config.json", name, config) and any(folder.iterdir()):
+        raise RunError(f"{folder} is not a folder; choose another (--out).")
+    if folder.exists() and not is_same(ExperimentFolder(folder).config, name, config) and any(folder.iterdir()):
         raise RunError(
             f"{folder} holds an experiment with another environment or other settings; choose another folder (--out)."
         )

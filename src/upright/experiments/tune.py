@@ -35,7 +35,7 @@ from upright.experiments.seeds import Event, Failed, Finished, Reported, Task
 from upright.experiments.training import plan
 from upright.messages import first_line
 from upright.runs.description import describe_run, is_same_description, write_description
-from upright.runs.folders import ExperimentFolder
+from upright.runs.folders import StudyFolder
 from upright.settings.config import Config
 
 if TYPE_CHECKING:
@@ -70,9 +70,14 @@ class Study:
     elsewhere: bool = False
     tensorboard: bool = False
 
+    @property
+    def place(self) -> StudyFolder:
+        """The names of the files in its folder."""
+        return StudyFolder(self.folder)
+
     def plan(self, config: Config, name: str) -> list[Task]:
         """The tasks of a trial with these settings. Raises UprightError where they could not be trained."""
-        folder = self.folder / name
+        folder = self.place.trial(name).path
         return plan(self.env, config, self.seeds, folder, tensorboard=self.tensorboard, elsewhere=self.elsewhere)
 
 
@@ -100,8 +105,8 @@ def describe_study(env: str, config: Config, space: Space, seeds: Sequence[int])
 
 
 def is_same_study(folder: Path, about: dict[str, Any]) -> bool:
-    """Whether a folder holds this very study, by whichever version of upright."""
-    return is_same_description(folder / "study.json", about)
+    """True if a folder holds this study, whichever version of upright wrote it."""
+    return is_same_description(StudyFolder(folder).study, about)
 
 
 def run_trials(study: Study, count: int, train: Trainer) -> Generator[Began | Event | Ended]:
@@ -131,15 +136,15 @@ def _open(study: Study) -> optuna.Study:
     except ImportError as error:
         raise MissingExtra("Optuna is not installed: pip install 'upright[tune]'") from error
     about = describe_study(study.env, study.config, study.space, study.seeds)
-    if (study.folder / "study.json").exists() and not is_same_study(study.folder, about):
+    if study.place.study.exists() and not is_same_study(study.folder, about):
         raise RunError(f"{study.folder} holds another study; choose another folder (--out).")
     study.plan(study.config, "trial")  # raises what every trial would raise
     files.make_folder(study.folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _alone(study.folder):
-        path = study.folder / "study.db"
+        path = study.place.database
         files.refuse_link(path)
-        files.write(study.folder / "study.json", (json.dumps(about, indent=2) + "\n").encode())
+        files.write(study.place.study, (json.dumps(about, indent=2) + "\n").encode())
         return optuna.create_study(
             # Where another process writes, SQLite waits; it does so well only on a disk of this machine.
             storage=optuna.storages.RDBStorage(
@@ -188,9 +193,9 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
                 trial.set_user_attr("why", str(error))
                 stored.tell(trial, state=TrialState.PRUNED)
                 continue
-            folder = study.folder / _name(trial)
-            write_description(ExperimentFolder(folder).config, study.env, config)
-            return trial, config, files.lock(folder)
+            folder = study.place.trial(_name(trial))
+            write_description(folder.config, study.env, config)
+            return trial, config, files.lock(folder.path)
 
 
 def _name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
@@ -251,15 +256,15 @@ def _train(
     score = None
     if not (pruned or why):
         summary = summarise(results)
-        score = summary["interquartile_mean"]["value"]
-        trial.set_user_attr("summary", summary)
+        score = summary.interquartile_mean.value
+        trial.set_user_attr("summary", summary.to_dict())
     else:
         trial.set_user_attr("why", pruned or why)
     with _alone(study.folder):
         stored.tell(trial, score, TrialState.PRUNED if pruned else TrialState.FAIL if why else TrialState.COMPLETE)
         _write_best(study, stored)
     for task in tasks:
-        files.remove(Path(task.folder) / "checkpoints")  # they hold replay memories, which fill a disk
+        files.remove(task.place.checkpoints)  # they hold replay memories, which fill a disk
     yield Ended(trial.number, score, pruned or why)
 
 
@@ -277,7 +282,7 @@ class _Interim:
     def add_all(self, task: Task) -> None:
         """Take all evaluations of a seed that is finished: of one that was so before, nothing is reported."""
         with contextlib.suppress(RunError):  # they only prune
-            curve = read_curve(Path(task.folder), "eval")
+            curve = read_curve(task.place, "eval")
             for step, value in zip(curve.steps, curve.returns, strict=True):
                 self.add(task, int(step), float(value))
 
@@ -307,9 +312,9 @@ def best_of(stored: optuna.Study) -> optuna.trial.FrozenTrial | None:
 def _write_best(study: Study, stored: optuna.Study) -> None:
     best = best_of(stored)
     if best is not None:
-        about = files.read_json(study.folder / _name(best) / "config.json")
+        about = files.read_json(study.place.trial(_name(best)).config)
         about |= {"trial": best.number, "experiment": _name(best), "drawn": best.params, **best.user_attrs}
-        files.write(study.folder / "best.json", (json.dumps(about, indent=2) + "\n").encode())
+        files.write(study.place.best, (json.dumps(about, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ from upright.environments.sources import EnvironmentSource, describe
 from upright.runs.description import is_same
 from upright.settings.config import Config
 
+SEED = "seed-"  # how the name of a run's folder begins
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -86,7 +88,11 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """True if a run has written a checkpoint here, whether it is whole or not."""
-        return any(self.checkpoints.glob("*/manifest.json"))
+        return any(self.manifests())
+
+    def manifests(self) -> Iterator[Path]:
+        """Yield the manifest of each checkpoint, whether it is whole or not."""
+        return self.checkpoints.glob("*/manifest.json")
 
     def clear_unbegun(self) -> None:
         """Empty the folder of a run that was killed before its first checkpoint and policy, unless it is in use."""
@@ -126,11 +132,39 @@ class ExperimentFolder:
 
     def seed(self, seed: int) -> RunFolder:
         """Return the folder of the run with this seed."""
-        return RunFolder(self.path / f"seed-{seed}")
+        return RunFolder(self.path / f"{SEED}{seed}")
+
+    def seeds(self) -> list[RunFolder]:
+        """Return the folders of the seeds, whether they hold a run or not, in the order of their numbers."""
+        paths = [path for path in self.path.glob(f"{SEED}*") if path.is_dir()]
+        return [RunFolder(path) for path in sorted(paths, key=lambda path: (len(path.name), path.name))]
 
     def runs(self) -> list[RunFolder]:
-        """Return the folders of the runs that have written metrics, in the order of their names."""
-        return [RunFolder(path.parent) for path in sorted(self.path.glob("seed-*/metrics.jsonl"))]
+        """Return the folders of the runs that have written metrics, in the order of their numbers."""
+        return [run for run in self.seeds() if run.metrics.exists()]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study of `upright tune`, and the names of the files in it."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.json"
+
+    def trial(self, name: str) -> ExperimentFolder:
+        """Return the folder of the experiment that is the trial with this name."""
+        return ExperimentFolder(self.path / name)
 
 
 def seed_folder(experiment: Path, seed: int) -> Path:

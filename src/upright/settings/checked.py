@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
+from typing import Any, ClassVar, Literal
 
 from upright.errors import SettingError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Checked:
@@ -106,14 +102,6 @@ def _describe(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     return "a mapping with text keys" if origin is not None else f"{annotation.__name__}(…)"
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether what a file holds is a finite number."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
 
 
 def _inside(value: float, interval: str) -> bool:
