@@ -12,7 +12,8 @@ from torch import nn
 
 from upright.errors import SettingError
 from upright.learners import make_learner, moments
-from upright.learners.initialisation import initial_parameters, parameter_shapes
+from upright.learners.initialisation import initial_parameters
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.replay import Batch, Transition

@@ -36,7 +36,7 @@ from test_learner import (
 from torch import nn
 
 from upright.errors import Diverged, UprightError
-from upright.learners.initialisation import parameter_shapes
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.learner import TorchLearner
 from upright.learners.torch.losses import Transitions, chosen, masked
