@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from configurations import LOSSES
-from upright.learners.initialisation import initial_parameters, input_features, parameter_shapes
+from upright.learners.initialisation import initial_parameters
+from upright.learners.layout import input_features, parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.networks import Network
 from upright.settings.config import Config, ImplicitQuantile, QLearning
@@ -65,7 +66,7 @@ def test_names_shapes_and_order_are_those_of_each_presets_network(preset):
 @pytest.mark.parametrize("sides", [(36, 36), (84, 84), (50, 39), (210, 160)])
 def test_the_features_of_an_image_are_those_that_the_convolutions_give(sides):
     network = Network(config_for(net_arch=()), (3, *sides), True, 2)
-    assert network.torso(torch.zeros(1, 3, *sides)).shape == (1, input_features((3, *sides), True))
+    assert network.torso(torch.zeros(1, 3, *sides)).shape == (1, input_features(Problem((3, *sides), True, 2)))
 
 
 def layers(parameters):

@@ -24,7 +24,8 @@ from configurations import (
 from learner_properties import advance, assert_a_state_goes_on, assert_equal_states, random_batch
 from upright.errors import SettingError
 from upright.learners import make_learner, moments
-from upright.learners.initialisation import initial_parameters, outputs_per_action, parameter_shapes
+from upright.learners.initialisation import initial_parameters
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.replay import Batch, Columns
@@ -496,7 +497,7 @@ def test_learning_leaves_the_global_random_state_alone(kind):
 @pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if not isinstance(loss, ImplicitQuantile)])
 @pytest.mark.parametrize("as_factory", [False, True])
 def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
-    count = outputs_per_action(LOSSES[kind])
+    count = LOSSES[kind].outputs
     outputs = (3,) if count is None else (3, count)
     original = nn.Sequential(nn.Linear(4, math.prod(outputs)), nn.Unflatten(1, outputs))
     before = state(original)

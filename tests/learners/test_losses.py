@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configurations import BOOTSTRAPS, VARIANTS, bootstrapped
-from upright.learners.initialisation import outputs_per_action
 from upright.learners.torch.losses import (
     Predictions,
     Transitions,
@@ -37,7 +36,7 @@ torch.set_num_threads(1)
 BATCH, ACTIONS = 6, 4
 LN2, LN3 = math.log(2), math.log(3)
 
-DISTRIBUTIONS = {name: loss for name, loss in VARIANTS.items() if outputs_per_action(loss) is not None}
+DISTRIBUTIONS = {name: loss for name, loss in VARIANTS.items() if loss.outputs is not None}
 SETTINGS = Munchausen(alpha=0.7, temperature=0.8, clip=-0.9)
 
 every_kind = pytest.mark.parametrize("kind", VARIANTS)
@@ -85,7 +84,7 @@ def random_predictions(loss, bootstrap, seed=0, actions=ACTIONS):
     if isinstance(loss, ImplicitQuantile):
         online_shape, target_shape = (BATCH, actions, loss.quantiles), (BATCH, actions, loss.target_quantiles)
         fractions = uniform(BATCH, loss.quantiles, seed=seed + 10)
-    elif (count := outputs_per_action(loss)) is not None:
+    elif (count := loss.outputs) is not None:
         online_shape = target_shape = (BATCH, actions, count)
         fractions = midpoints(count, tensor(0.0))
     target_next = normal(*target_shape, seed=seed + 11)

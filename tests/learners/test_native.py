@@ -38,7 +38,7 @@ from configurations import (
 from drawn_settings import values_of
 from learner_properties import advance, assert_a_state_goes_on, assert_equal_states, random_batch
 from upright.errors import Diverged, UprightError
-from upright.learners.initialisation import parameter_shapes
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.learner import TorchLearner
 from upright.learners.torch.losses import Transitions, chosen, masked

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from configurations import ACTIVATIONS, LOSSES
-from upright.learners.initialisation import initial_parameters, outputs_per_action
+from upright.learners.initialisation import initial_parameters
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import midpoints
 from upright.learners.torch.networks import Network, NoisyLinear
@@ -85,7 +85,7 @@ def test_output_has_one_scalar_or_distribution_for_each_action(kind, dueling, no
     network = make_network(kind, shape, dueling=dueling, noisy=noisy, layer_norm=layer_norm)
     network.resample(generator(0))
     output = network(observations(shape), fractions_for(kind))
-    count = FRACTIONS if kind == "implicit_quantile" else outputs_per_action(LOSSES[kind])
+    count = FRACTIONS if kind == "implicit_quantile" else LOSSES[kind].outputs
     assert output.shape == ((BATCH, ACTIONS) if count is None else (BATCH, ACTIONS, count))
     assert output.isfinite().all()
     # Each sample is answered by itself: noise is drawn once for a batch, and nothing is shared between its rows.

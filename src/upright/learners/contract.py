@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from upright.learners.initialisation import parameter_shapes
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.replay import Batch
 from upright.settings.config import Config

@@ -15,7 +15,8 @@ import numpy as np
 from upright import _native
 from upright.errors import Diverged, UprightError
 from upright.learners.contract import moments
-from upright.learners.initialisation import initial_parameters, outputs_per_action, parameter_shapes
+from upright.learners.initialisation import initial_parameters
+from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.replay import Batch, Columns
 from upright.settings.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile
@@ -129,7 +130,7 @@ class NativeLearner:
     def _make(self, instruction_set: str | None) -> _native.Learner:
         config, problem = self.config, self.problem
         loss, soft = config.loss, config.munchausen
-        outputs = loss.quantiles if isinstance(loss, ImplicitQuantile) else outputs_per_action(loss) or 1
+        outputs = loss.quantiles if isinstance(loss, ImplicitQuantile) else loss.outputs or 1
         try:
             return _native.Learner(
                 inputs=math.prod(problem.observation_shape),

@@ -19,7 +19,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from upright.errors import SettingError
 from upright.settings.checked import Checked
@@ -28,8 +28,43 @@ from upright.settings.foreign_names import unknown_setting
 FINAL_EPISODES = 100  # greedy episodes that judge a final policy
 
 
+class Fractions(NamedTuple):
+    """How many fractions τ of the return's distribution a network that takes them is asked for at a time.
+
+    online, target: drawn for an update, of the online and of the target network
+    policy: evenly spaced, for a choice of action · cosines: features that each fraction enters the network as
+    """
+
+    online: int
+    target: int
+    policy: int
+    cosines: int
+
+
+class LossSettings(Checked):
+    """What every loss says about the network's output; its equations are in `upright.learners.torch.losses`."""
+
+    @property
+    def outputs(self) -> int | None:
+        """Numbers that the network gives for each action; None for the one number Q(s, a)."""
+        return None
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        """The lowest and the highest of as many evenly spaced atoms as `outputs`, of which they are the logits.
+
+        None for a network that gives values: Q itself, or quantiles.
+        """
+        return None
+
+    @property
+    def fractions(self) -> Fractions | None:
+        """For how many fractions the network gives `outputs`; None for a network that takes no fractions."""
+        return None
+
+
 @dataclass(frozen=True)
-class QLearning(Checked):
+class QLearning(LossSettings):
     """A scalar Q(s, a), regressed on the one-step or n-step target (Mnih 2015, eq. 2)."""
 
     double: bool = False
@@ -39,7 +74,7 @@ class QLearning(Checked):
 
 
 @dataclass(frozen=True)
-class Categorical(Checked):
+class Categorical(LossSettings):
     """C51: a distribution over fixed atoms, with the projected Bellman update (Bellemare 2017, alg. 1)."""
 
     atoms: int = 51
@@ -60,9 +95,17 @@ class Categorical(Checked):
                 f"v_min is {self.v_min} and v_max is {self.v_max}, but v_min has to be below v_max, both finite."
             )
 
+    @property
+    def outputs(self) -> int:
+        return self.atoms
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.v_min, self.v_max
+
 
 @dataclass(frozen=True)
-class Quantile(Checked):
+class Quantile(LossSettings):
     """QR-DQN: the quantiles of the return at fixed fractions (Dabney 2018a, alg. 1)."""
 
     quantiles: int = 200
@@ -74,9 +117,13 @@ class Quantile(Checked):
 
     _ranges: ClassVar[Mapping[str, str]] = {"quantiles": "[1, 4096]", "kappa": "[0, inf)"}
 
+    @property
+    def outputs(self) -> int:
+        return self.quantiles
+
 
 @dataclass(frozen=True)
-class ImplicitQuantile(Checked):
+class ImplicitQuantile(LossSettings):
     """IQN: the quantile function itself, at fractions τ drawn anew each update (Dabney 2018b)."""
 
     quantiles: int = 64
@@ -99,6 +146,14 @@ class ImplicitQuantile(Checked):
         "cosines": "[1, 4096]",
         "kappa": "[0, inf)",
     }
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def fractions(self) -> Fractions:
+        return Fractions(self.quantiles, self.target_quantiles, self.policy_quantiles, self.cosines)
 
 
 @dataclass(frozen=True)

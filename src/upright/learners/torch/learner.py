@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from upright.errors import Diverged, SettingError
 from upright.learners.contract import moments
-from upright.learners.initialisation import initial_parameters, outputs_per_action
+from upright.learners.initialisation import initial_parameters
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.learners.torch.networks import Network
 from upright.replay import Batch
-from upright.settings.config import Config, ImplicitQuantile, Quantile
+from upright.settings.config import Config
 from upright.state import check_counts, check_fit, generator_state, noise_generator, set_generator_state
 
 ENOUGH_FOR_THREADS = 1_000_000
@@ -221,21 +221,19 @@ class TorchLearner:
         config, loss = self.config, self.config.loss
         q: Tensor | None = None
         fractions: Tensor | None = None
-        if isinstance(loss, ImplicitQuantile):
-            fractions = self._draw(len(obs), loss.quantiles)
+        if loss.fractions is not None:
+            fractions = self._draw(len(obs), loss.fractions.online)
             online = self.online(obs, fractions)
             with torch.no_grad():
                 features = self.target.torso(next_obs)
-                target_next = self.target.head(features, self._draw(len(obs), loss.target_quantiles))
+                target_next = self.target.head(features, self._draw(len(obs), loss.fractions.target))
                 if loss.double:
                     q_next = self._action_values(self.online, next_obs)
                 else:
-                    q_next = self.target.head(features, self._policy_fractions(len(obs))).mean(dim=2)
+                    q_next = action_values(loss, self.target.head(features, self._policy_fractions(len(obs))))
                 if config.munchausen is not None:
                     q = self._action_values(self.target, obs)
         else:
-            if isinstance(loss, Quantile):
-                fractions = midpoints(loss.quantiles, self._ones)
             online = self.online(obs)
             with torch.no_grad():
                 if config.munchausen is not None:  # the target network is asked about both states in one pass
@@ -246,16 +244,19 @@ class TorchLearner:
                 q_next = self._action_values(self.online, next_obs) if loss.double else action_values(loss, target_next)
         return Predictions(online, fractions, target_next, q_next, q)
 
+    def _output(self, network: Any, obs: Tensor) -> Tensor:
+        """What a choice of action is made by, `[B, A]` or `[B, A, N]`."""
+        fractions = () if self.config.loss.fractions is None else (self._policy_fractions(len(obs)),)
+        output: Tensor = network(obs, *fractions)
+        return output
+
     def _action_values(self, network: Any, obs: Tensor) -> Tensor:
-        if isinstance(self.config.loss, ImplicitQuantile):
-            quantiles: Tensor = network(obs, self._policy_fractions(len(obs)))
-            return quantiles.mean(dim=2)
-        return action_values(self.config.loss, network(obs))
+        return action_values(self.config.loss, self._output(network, obs))
 
     def _policy_fractions(self, batch: int) -> Tensor:
-        loss = self.config.loss
-        assert isinstance(loss, ImplicitQuantile)
-        return midpoints(loss.policy_quantiles, self._ones).expand(batch, -1)
+        fractions = self.config.loss.fractions
+        assert fractions is not None
+        return midpoints(fractions.policy, self._ones).expand(batch, -1)
 
     def _draw(self, batch: int, count: int) -> Tensor:
         return self._numbers(self._random.random((batch, count), dtype=np.float32))
@@ -280,7 +281,7 @@ class TorchLearner:
         for name in ("dueling", "noisy"):
             if getattr(config, name):
                 raise SettingError(f"{name} shapes upright's own network and cannot reach into yours; leave it off.")
-        if isinstance(config.loss, ImplicitQuantile):
+        if config.loss.fractions is not None:
             raise SettingError(
                 "implicit quantiles need upright's own network, which takes the fractions τ; "
                 "leave network out, or choose loss 'quantile'."
@@ -294,7 +295,7 @@ class TorchLearner:
 
     def _check_output(self) -> None:
         """Refuse a user's network whose output the loss could not read, before anything is learned."""
-        outputs = outputs_per_action(self.config.loss)
+        outputs = self.config.loss.outputs
         expected = (2, self.problem.num_actions, *(() if outputs is None else (outputs,)))
         dtype = next(self.online.parameters()).dtype
         probe = torch.zeros(2, *self.problem.observation_shape, dtype=dtype, device=self._device)

@@ -1,4 +1,4 @@
-"""The papers' equations as pure functions of batched tensors, and the loss that each setting names.
+"""The papers' equations as pure functions of batched tensors, and which of them each loss takes: `EQUATIONS`.
 
 Shape letters: B batch · A actions · N atoms or quantiles of the online network, M of the target.
 `discount` is γᵏ·(1 − terminated), so a terminal transition needs no case of its own. A mask `[B, A]` is true where
@@ -7,7 +7,8 @@ an action is allowed; None allows all.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ def huber(error: Tensor, threshold: float = 1.0) -> Tensor:
 
 def categorical_support(settings: Categorical, like: Tensor) -> Tensor:
     """z_i = v_min + i (v_max − v_min)/(N − 1); returns [N]          (Bellemare 2017, section 4)"""
-    return torch.linspace(settings.v_min, settings.v_max, settings.atoms, dtype=like.dtype, device=like.device)
+    return torch.linspace(*settings.support, settings.atoms, dtype=like.dtype, device=like.device)
 
 
 def categorical_projection(values: Tensor, probability: Tensor, support: Tensor) -> Tensor:
@@ -144,23 +145,11 @@ def midpoints(count: int, like: Tensor) -> Tensor:
     return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
 
 
-def action_values(loss: Loss, output: Tensor) -> Tensor:
-    """Q(s, ·) `[B, A]`: the mean of what the network says of each action (`[B, A]` or `[B, A, N]`)."""
-    match loss:
-        case QLearning():
-            return output
-        case Categorical():
-            return torch.softmax(output, dim=2) @ categorical_support(loss, output)
-        case Quantile() | ImplicitQuantile():
-            return output.mean(dim=2)
-    raise TypeError(f"{loss!r} is no loss")
-
-
 class Predictions(NamedTuple):
     """What the networks say about a batch; an output is `[B, A]`, or `[B, A, N]` for a distribution.
 
     online: the online network's output at s, the only one with a gradient
-    fractions: where its quantiles lie, `[N]` or `[B, N]`; None for other losses
+    fractions `[B, N]`: where its quantiles lie, if they were drawn; None for the midpoints, and for other losses
     target_next: the target network's output at s'
     q_next `[B, A]`: the action values by which the next action is chosen: the online network's when double
     q `[B, A]`: the target network's action values at s, for Munchausen's bonus; else None
@@ -183,31 +172,38 @@ class Transitions(NamedTuple):
     next_mask: Tensor | None
 
 
+class Equations(NamedTuple):
+    """The equations of a loss; their first argument is its settings.
+
+    action_values: an output `[B, A]` or `[B, A, N]` → Q(s, ·) `[B, A]`
+    target: (settings of Munchausen or None, predictions, batch) → the target that `error` takes, without a gradient
+    error: (online output of the actions taken `[B]` or `[B, N]`, target, fractions or None) → loss and priority of
+    each sample, both `[B]`. The priority is |δ| for a scalar Q (Schaul 2016, section 3.3), and the loss itself for a
+    distribution (Hessel 2018).
+    """
+
+    action_values: Callable[[Any, Tensor], Tensor]
+    target: Callable[[Any, Munchausen | None, Predictions, Transitions], Tensor]
+    error: Callable[[Any, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+def action_values(loss: Loss, output: Tensor) -> Tensor:
+    """Q(s, ·) `[B, A]`: the mean of what the network says of each action (`[B, A]` or `[B, A, N]`)."""
+    return EQUATIONS[type(loss)].action_values(loss, output)
+
+
 def temporal_difference(
     loss: Loss, munchausen: Munchausen | None, predictions: Predictions, batch: Transitions
 ) -> tuple[Tensor, Tensor]:
-    """The loss that the settings name: `(per_sample [B], priority [B])`.
-
-    The priority is |δ| for a scalar Q (Schaul 2016, section 3.3) and the loss itself for a distribution (Hessel 2018).
-    """
-    online = chosen(predictions.online, batch.action)
+    """The loss that the settings name: `(per_sample [B], priority [B])`."""
+    equations = EQUATIONS[type(loss)]
     with torch.no_grad():
-        if isinstance(loss, QLearning):
-            target = _scalar_target(loss, munchausen, predictions, batch)
-        else:
-            values, probability = _distributional_target(loss, munchausen, predictions, batch)
-    match loss:
-        case QLearning():
-            error = target - online
-            per_sample = huber(error) if loss.error == "huber" else 0.5 * error.square()
-            return per_sample, error.detach().abs()
-        case Categorical():
-            support = categorical_support(loss, online)
-            per_sample = categorical_loss(online, categorical_projection(values, probability, support))
-        case Quantile() | ImplicitQuantile():
-            assert predictions.fractions is not None
-            per_sample = quantile_loss(online, predictions.fractions, values, loss.kappa)
-    return per_sample, per_sample.detach()
+        target = equations.target(loss, munchausen, predictions, batch)
+    return equations.error(loss, chosen(predictions.online, batch.action), target, predictions.fractions)
+
+
+def _scalar_values(loss: QLearning, output: Tensor) -> Tensor:
+    return output
 
 
 def _scalar_target(
@@ -222,6 +218,50 @@ def _scalar_target(
     if loss.double:
         return double_q_target(reward, discount, q_next, predictions.q_next, batch.next_mask)
     return q_learning_target(reward, discount, q_next, batch.next_mask)
+
+
+def _scalar_error(loss: QLearning, online: Tensor, target: Tensor, fractions: Tensor | None) -> tuple[Tensor, Tensor]:
+    error = target - online
+    return huber(error) if loss.error == "huber" else 0.5 * error.square(), error.detach().abs()
+
+
+def _categorical_values(loss: Categorical, output: Tensor) -> Tensor:
+    return torch.softmax(output, dim=2) @ categorical_support(loss, output)
+
+
+def _categorical_target(
+    loss: Categorical, munchausen: Munchausen | None, predictions: Predictions, batch: Transitions
+) -> Tensor:
+    """The target distribution's probabilities of the atoms, `[B, N]`."""
+    values, probability = _distributional_target(loss, munchausen, predictions, batch)
+    return categorical_projection(values, probability, categorical_support(loss, values))
+
+
+def _categorical_error(
+    loss: Categorical, online: Tensor, target: Tensor, fractions: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    per_sample = categorical_loss(online, target)
+    return per_sample, per_sample.detach()
+
+
+def _quantile_values(loss: Quantile | ImplicitQuantile, output: Tensor) -> Tensor:
+    return output.mean(dim=2)
+
+
+def _quantile_target(
+    loss: Quantile | ImplicitQuantile, munchausen: Munchausen | None, predictions: Predictions, batch: Transitions
+) -> Tensor:
+    """The target distribution's quantiles `[B, M]`, all of the same probability."""
+    return _distributional_target(loss, munchausen, predictions, batch)[0]
+
+
+def _quantile_error(
+    loss: Quantile | ImplicitQuantile, online: Tensor, target: Tensor, fractions: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if fractions is None:
+        fractions = midpoints(loss.quantiles, online)
+    per_sample = quantile_loss(online, fractions, target, loss.kappa)
+    return per_sample, per_sample.detach()
 
 
 def _distributional_target(
@@ -255,3 +295,12 @@ def _distributional_target(
         return values, (policy.probability[:, :, None] * next_probability).flatten(1)
     values = reward + bonus + discount * (policy.probability[:, :, None] * soft_values).sum(dim=1)
     return values, next_probability[:, 0]
+
+
+EQUATIONS: dict[type, Equations] = {
+    QLearning: Equations(_scalar_values, _scalar_target, _scalar_error),
+    Categorical: Equations(_categorical_values, _categorical_target, _categorical_error),
+    Quantile: Equations(_quantile_values, _quantile_target, _quantile_error),
+    ImplicitQuantile: Equations(_quantile_values, _quantile_target, _quantile_error),
+}
+"""By the class of a loss's settings."""

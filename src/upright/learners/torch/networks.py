@@ -6,15 +6,15 @@ Shape letters: B batch · A actions · N atoms or quantiles · F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from upright.learners.initialisation import NATURE_CONVOLUTIONS, input_features, outputs_per_action
-from upright.settings.config import Config, ImplicitQuantile
+from upright.learners.layout import Layer, Stream, network_layers
+from upright.learners.problem import Problem
+from upright.settings.config import Config
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
@@ -62,43 +62,32 @@ class NoisyLinear(nn.Module):
 class Network(nn.Module):
     """Observations to what the loss learns: Q(s, ·) `[B, A]`, logits or quantiles `[B, A, N]`.
 
-    The torso is the convolutions, if the observation is an image, and all hidden layers but the last. The head is
-    the last hidden layer and the output, twice when dueling, as the papers have it:
+    `upright.learners.layout` lists the layers of torso and head. When dueling, the head combines its two streams:
         Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a')          (Wang 2016, eq. 9; for atoms, Hessel 2018)
     Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
         Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
-    `upright.learners.initialisation` names the same parameters and their first values, which are loaded into a new
-    network.
+    A new network is loaded with the first values of `upright.learners.initialisation`.
     """
 
     half_turns: Tensor
 
     def __init__(self, config: Config, observation_shape: tuple[int, ...], is_image: bool, num_actions: int) -> None:
         super().__init__()
-        # On Atari the papers' noisy layers are those after the convolutions, which are the head here.
-        head_linear: Callable[[int, int], nn.Module] = NoisyLinear if config.noisy else nn.Linear
+        layers = network_layers(config, Problem(observation_shape, is_image, num_actions))
+
+        def sequence(stream: Stream) -> nn.Sequential:
+            return nn.Sequential(*[module for layer in layers if layer.stream == stream for module in _modules(layer)])
+
         self.num_actions = num_actions
-        self.outputs = outputs_per_action(config.loss)
+        self.outputs = config.loss.outputs
         self.has_actions_only = self.outputs is None
-        torso = _nature_convolutions(observation_shape[0]) if is_image else []
-        features = input_features(observation_shape, is_image)
-        for width in config.net_arch[:-1]:
-            torso += _hidden(nn.Linear, features, width, config)
-            features = width
-        self.torso = nn.Sequential(*torso)
-
-        def stream(outputs: int) -> nn.Sequential:
-            last = config.net_arch[-1:]
-            layers = _hidden(head_linear, features, last[0], config) if last else []
-            return nn.Sequential(*layers, head_linear(last[0] if last else features, outputs))
-
-        per_action = self.outputs or 1
-        self.advantage = stream(num_actions * per_action)
-        self.value = stream(per_action) if config.dueling else None
-        self.embedding: nn.Linear | None = None
-        if isinstance(config.loss, ImplicitQuantile):
-            self.embedding = nn.Linear(config.loss.cosines, features)
-            self.register_buffer("half_turns", torch.arange(config.loss.cosines, dtype=torch.float32), persistent=False)
+        self.torso = sequence("torso")
+        self.advantage = sequence("advantage")
+        self.value = sequence("value") if config.dueling else None
+        self.embedding: nn.Module | None = None
+        if (fractions := config.loss.fractions) is not None:
+            (self.embedding,) = sequence("embedding")
+            self.register_buffer("half_turns", torch.arange(fractions.cosines, dtype=torch.float32), persistent=False)
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, obs: Tensor, fractions: Tensor | None = None) -> Tensor:
@@ -128,14 +117,17 @@ class Network(nn.Module):
             module.resample(random)
 
 
-def _nature_convolutions(channels: int) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for outputs, kernel, stride in NATURE_CONVOLUTIONS:
-        layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
-        channels = outputs
-    return [*layers, nn.Flatten()]
-
-
-def _hidden(linear: Callable[[int, int], nn.Module], features: int, width: int, config: Config) -> list[nn.Module]:
-    norm = [nn.LayerNorm(width)] if config.layer_norm else []
-    return [linear(features, width), *norm, ACTIVATIONS[config.activation]()]
+def _modules(layer: Layer) -> list[nn.Module]:
+    """The layer and what follows it, in the places that the layout counts."""
+    if (shape := layer.convolution) is not None:
+        modules: list[nn.Module] = [nn.Conv2d(layer.inputs, layer.outputs, shape.side, shape.stride)]
+    else:
+        linear = NoisyLinear if layer.kind == "noisy" else nn.Linear
+        modules = [linear(layer.inputs, layer.outputs)]
+    if layer.norm:
+        modules.append(nn.LayerNorm(layer.outputs))
+    if layer.activation is not None:
+        modules.append(ACTIVATIONS[layer.activation]())
+    if shape is not None and shape.flattens:
+        modules.append(nn.Flatten())
+    return modules
