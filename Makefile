@@ -1,5 +1,6 @@
 # make train      train CartPole-v1 with the default configuration
-# make test       run the whole test suite
+# make test       run the whole test suite, but for what is slow by nature
+# make test-slow  installations, wheels and what else takes minutes; below 25 minutes
 # make test-faults  the tests of resume and of faults with all their tries, and a table of them; about half an hour
 # make check      linter, formatter's check, type checker, order of the wings, and the fastest tests
 # make sanitize   run the tests of the compiled extension under sanitisers
@@ -12,20 +13,24 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 
 # The versions hold for what upright is built with, too: older pips take them from the first name, newer from the second.
-INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+# PIP_COMPILE=0: Python compiles the modules that are imported when they are, which are few.
+INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_COMPILE=0 \
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet --editable
 NATIVE = CMakeLists.txt $(wildcard native/*)
 
 # An environment that was only half made is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: train test test-faults check sanitize bench benchmark clean
+.PHONY: train test test-slow test-faults check sanitize bench benchmark clean
 
 train: .venv/.train
 	.venv/bin/upright train CartPole-v1
 
 test: .venv/.test
 	.venv/bin/pytest --numprocesses 2 --dist worksteal
+
+test-slow: .venv/.test
+	.venv/bin/pytest -m slow
 
 test-faults: .venv/.test
 	UPRIGHT_FAULTS=long .venv/bin/pytest tests/experiments/test_cluster.py tests/runs tests/test_security.py --numprocesses 2 --dist worksteal

@@ -1,4 +1,4 @@
-"""The machine: the memory that is free, and the cores that this process may use."""
+"""The machine: the memory that is free, the cores that this process may use, and a card that it may not know of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_nvidia_card() -> bool:
+    """True if Linux's driver shows an NVIDIA card. No library is asked, so that it needs none."""
+    return Path("/dev/nvidia0").exists() or any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def in_gib(size: int) -> str:

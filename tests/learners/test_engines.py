@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import upright
@@ -15,7 +18,9 @@ from configurations import EVERYTHING, NATIVE_ACTIVATIONS, NATIVE_LOSSES, SHORT,
 from engines import AUTO, ENGINES, HAS_NATIVE, needs_native
 from learner_properties import random_batch
 from toy_environments import Image, Noisy
-from upright.errors import SettingError
+from upright import machine
+from upright.errors import MissingExtra, SettingError
+from upright.learners import engine as choice
 from upright.learners import make_learner
 from upright.learners.problem import Problem
 from upright.replay.prioritised import SumTree, sum_tree
@@ -164,3 +169,86 @@ def test_a_policy_that_native_saved_loads_onto_a_device_that_native_lacks(tmp_pa
     upright.DQN("CartPole-v1", engine="native", **TINY).save(tmp_path)
     assert upright.load(tmp_path, device="cpu").learner.engine == "native"
     assert upright.load(tmp_path, device="cpu:0").learner.engine == "torch"
+
+
+# --- PyTorch, where it is needed and missing, or is not the one that would help
+
+
+@pytest.fixture
+def without_torch(monkeypatch) -> None:
+    """As where PyTorch is not installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+@needs_native
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_where_torch_is_missing_what_needs_it_is_refused_with_the_line_that_installs_it(case, without_torch) -> None:
+    settings, problem, network, because = OBSTACLES[case]
+    with pytest.raises(MissingExtra) as refused:
+        make_learner(config(**settings), problem, 0, network)
+    assert str(refused.value) == (
+        f"PyTorch is needed, because {because}, and it is not installed: pip install 'upright[torch]'"
+    )
+
+
+def test_where_torch_is_missing_the_engine_that_was_chosen_is_named(without_torch) -> None:
+    with pytest.raises(MissingExtra, match="PyTorch is needed, because engine is torch, and it is not installed: pip "):
+        make_learner(config(engine="torch"), VECTOR, 0)
+
+
+@needs_native
+def test_where_torch_is_missing_the_native_engine_needs_none(without_torch) -> None:
+    assert make_learner(config(), VECTOR, 0).engine == "native"
+
+
+def test_where_no_engine_is_installed_both_ways_out_are_offered(without_torch, without_extension) -> None:
+    with pytest.raises(MissingExtra, match=r"get a compiler \(apt install g\+\+, .*\) and install upright again, or "):
+        make_learner(config(), VECTOR, 0)
+
+
+@pytest.fixture
+def card(monkeypatch) -> Iterator[None]:
+    """As where there is an NVIDIA card, and a PyTorch without CUDA."""
+    monkeypatch.setattr(choice, "has_nvidia_card", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    choice.mention_unused_card.cache_clear()
+    yield
+    choice.mention_unused_card.cache_clear()
+
+
+def mentions(caplog, **settings: Any) -> list[str]:
+    """What is logged of a card while learners of images, and of vectors, are made."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "upright"), contextlib.suppress(MissingExtra):
+        make_learner(config(**settings), VECTOR, 0)
+        for _ in range(2):
+            make_learner(config(**settings), IMAGE, 0)
+    return [text for text in caplog.messages if "NVIDIA" in text]
+
+
+def test_a_card_that_torch_cannot_use_is_mentioned_once_and_for_images(card, caplog, monkeypatch) -> None:
+    assert mentions(caplog) == []  # the CPU was asked for
+    assert mentions(caplog, device="auto") == [
+        "This machine has an NVIDIA card, which would help with images but needs PyTorch with CUDA: "
+        "pip install --force-reinstall 'torch<3'"
+    ]
+    assert mentions(caplog, device="auto") == []
+
+
+def test_a_card_is_mentioned_where_torch_is_missing(card, without_torch, caplog) -> None:
+    [text] = mentions(caplog, device="auto")
+    assert text.endswith("needs PyTorch with CUDA: pip install 'upright[torch]'")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_no_card_is_mentioned_where_there_is_none_or_torch_can_use_it(there, card, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(choice, "has_nvidia_card", lambda: there)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert mentions(caplog, device="auto") == []
+
+
+def test_a_card_is_found_by_what_its_driver_shows(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.lstrip("/"))
+    assert not machine.has_nvidia_card()
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir(parents=True)
+    assert machine.has_nvidia_card()

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from typing import TYPE_CHECKING, Any
 
-from upright.errors import SettingError, UprightError
+from upright.errors import MissingExtra, SettingError, UprightError
 from upright.learners.contract import Learner, moments, parameter_forms
 from upright.learners.problem import Problem
-from upright.machine import available_bytes, in_gib
+from upright.machine import available_bytes, has_nvidia_card, in_gib
 from upright.messages import logger
 from upright.settings.config import Config, ImplicitQuantile
 
 if TYPE_CHECKING:
     from torch import nn
 
+COMPILERS = "apt install g++, xcode-select --install or conda install gxx"
+NO_EXTENSION = f"upright was installed without a C++ compiler (get one by {COMPILERS}, and install upright again)"
+
 
 def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) -> str | None:
     """Why the native engine cannot do this, as the end of a sentence; None when it can."""
-    if importlib.util.find_spec("upright._native") is None:
-        return (
-            "upright was installed without a C++ compiler (get one by apt install g++, xcode-select --install or "
-            "conda install gxx, and install upright again)"
-        )
     if has_own_network:
         return "the network is your own"
     if problem.is_image:
@@ -33,7 +32,39 @@ def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) 
         return "loss has more than 64 quantiles, target_quantiles or policy_quantiles"
     if config.device not in ("auto", "cpu"):
         return f"device is {config.device}"
-    return None
+    return None if _is_installed("upright._native") else NO_EXTENSION
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _check_torch(because: str) -> None:
+    """Raise MissingExtra, with the line that installs it, where PyTorch is needed and missing."""
+    if _is_installed("torch"):
+        return
+    if because == NO_EXTENSION:
+        raise MissingExtra(
+            "upright was installed without a C++ compiler, and PyTorch is not installed either: get a compiler "
+            f"({COMPILERS}) and install upright again, or pip install 'upright[torch]'"
+        )
+    raise MissingExtra(f"PyTorch is needed, because {because}, and it is not installed: pip install 'upright[torch]'")
+
+
+@functools.cache  # so that it is mentioned once
+def mention_unused_card() -> None:
+    """Log how an NVIDIA card that is here can be used, where PyTorch was built without CUDA or is missing."""
+    if not has_nvidia_card():
+        return
+    if not _is_installed("torch"):
+        install = "pip install 'upright[torch]'"
+    else:
+        import torch
+
+        if torch.version.cuda is not None:
+            return
+        install = "pip install --force-reinstall 'torch<3'"
+    logger.info(f"This machine has an NVIDIA card, which would help with images but needs PyTorch with CUDA: {install}")
 
 
 def _check_memory(config: Config, problem: Problem) -> None:
@@ -59,12 +90,16 @@ def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
 def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
     """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
 
-    Says why to the logger "upright" when engine is auto and it takes torch. Raises SettingError when engine is native
-    and cannot do it.
+    Logs why to "upright" when engine is auto and it takes torch. Raises SettingError when engine is native and cannot
+    do it, and MissingExtra when PyTorch is needed and not installed.
     """
     if network is None:
         _check_memory(config, problem)
-    if config.engine != "torch":
+    if problem.is_image and config.device == "auto":
+        mention_unused_card()
+    if config.engine == "torch":
+        _check_torch("engine is torch")
+    else:
         obstacle = obstacle_to_native(config, problem, network is not None)
         if obstacle is None:
             from upright.learners.native import NativeLearner
@@ -72,6 +107,7 @@ def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module
             return NativeLearner(config, problem, seed)
         if config.engine == "native":
             raise SettingError(f"engine is native, which cannot do this: {obstacle}; choose --engine torch or auto.")
+        _check_torch(obstacle)
         logger.info(f"The engine is torch, because {obstacle}.")
     from upright.learners.torch.learner import TorchLearner
 
