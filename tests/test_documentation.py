@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import upright
 from upright.settings.config import KINDS, Config, Munchausen
 from upright.settings.presets import PRESETS
 
@@ -97,6 +99,29 @@ def test_every_loss_replay_and_preset_has_a_page_with_its_settings() -> None:
     assert sorted(presets) == sorted(name for name in PRESETS if name != "default")
     linked = [re.search(r"\((algorithms/[\w-]+\.md)\)", row[1])[1] for row in family]  # type: ignore[index]
     assert sorted(linked) == [f"algorithms/{page.name}" for page in PAGES]
+
+
+# What users read
+
+
+def public_texts() -> Iterator[Any]:
+    """The documents, and the docstrings of public names and of what is public in them."""
+    for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.*")):
+        yield pytest.param(path.read_text(encoding="utf-8"), id=path.name)
+    for name in [*upright.__all__, "Network"]:
+        value = getattr(upright, name)
+        inside = vars(value) if inspect.isclass(value) else {}
+        public = [each for each in inside if not each.startswith("_") or each == "__init__"]
+        texts = [value.__doc__, *(getattr(value, each).__doc__ for each in public)]
+        yield pytest.param("\n".join(filter(None, texts)), id=name)
+
+
+@pytest.mark.parametrize("text", public_texts())
+def test_what_users_read_names_no_internal_module(text: str) -> None:
+    """`upright.load` is for them; `upright.agent.load` is ours to move."""
+    source = ROOT / "src" / "upright"
+    rooms = {path.stem for path in source.glob("*.py")} | {path.parent.name for path in source.glob("*/__init__.py")}
+    assert not re.findall(rf"upright\.(?:{'|'.join(sorted(rooms))})\b", text)
 
 
 # CONTRIBUTING's map

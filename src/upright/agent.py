@@ -141,7 +141,11 @@ class Agent:
     def evaluate(
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
     ) -> evaluation.Evaluation:
-        """Greedy episodes on fresh environments (see `upright.evaluation.evaluate`)."""
+        """Run that many greedy episodes on fresh environments, ten side by side; time limits hold as in training.
+
+        Episode k has a seed that depends on (seed, k) alone, so two policies with the same seed meet the same episodes.
+        env: the environment, instead of the policy's own. Raises EnvironmentFault where it has other spaces.
+        """
         return evaluation.evaluate(self.greedy, self.where_to_act(env), self.config, episodes, seed, self.spaces)
 
     def where_to_act(self, env: EnvironmentSource | None = None) -> EnvironmentSource:

@@ -62,9 +62,9 @@ class DQN:
         return self.run.config
 
     def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
-        """Train for that many steps, or for the setting's; called again, for as many more.
+        """Train for that many steps, or for the setting's; called again, for that many more.
 
-        progress_bar: show a panel in the terminal · plot: draw it meanwhile, as `upright.views.plot.live` does
+        progress_bar: show a panel in the terminal · plot: draw the returns while it learns, as `upright.live` does
         """
         more = self._total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)

@@ -40,7 +40,7 @@ def experiment(
     """Train these seeds side by side, and yield what happens: Reported, Warned, and a Finished or Failed for each.
 
     folder: the experiment's · jobs: seeds trained at once, at most; None for as many as there are cores
-    cluster: the address of a Ray cluster that trains them instead, or "auto" (see `upright.experiments.cluster`)
+    cluster: the address of a Ray cluster that trains them instead, "auto" or "local" (see docs/cluster.md)
     storage_url: with a cluster, where its machines keep the seeds, if they do not have the folder in common
     preset: where the settings started from, for the results
     One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.

@@ -62,11 +62,11 @@ class NoisyLinear(nn.Module):
 class Network(nn.Module):
     """Observations to what the loss learns: Q(s, ·) `[B, A]`, logits or quantiles `[B, A, N]`.
 
-    `upright.learners.layout` lists the layers of torso and head. When dueling, the head combines its two streams:
+    `learners/layout.py` lists the layers of torso and head. When dueling, the head combines its two streams:
         Q(s, a) = V(s) + A(s, a) − mean_a' A(s, a')          (Wang 2016, eq. 9; for atoms, Hessel 2018)
     Implicit quantiles multiply the torso's features with an embedding of the fraction τ before the head:
         Z_τ(s, ·) = head(ψ(s) ⊙ relu(W cos(π i τ)_{i<n} + b))          (Dabney 2018b, eq. 4)
-    A new network is loaded with the first values of `upright.learners.initialisation`.
+    A new network is loaded with the first values of `learners/initialisation.py`.
     """
 
     half_turns: Tensor
