@@ -46,7 +46,7 @@ void Learner::implicit_head(const View& view, Tape& tape, const float* features,
 
 void Learner::implicit_backward(const float* features, Size count, Size columns, const float* fractions, Start start) {
     const Size actions = settings.loss.actions, asked = settings.loss.outputs, at_once = samples_at_once(asked);
-    const View view = online_view(settings.noisy);
+    const View view = online_view(is_noisy());
     std::fill_n(features_gradient_.data(), embedding_.outputs * columns, 0.0f);
     for (Size begin = 0; begin < count; begin += at_once) {
         const Size samples = std::min(at_once, count - begin);

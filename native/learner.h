@@ -3,51 +3,40 @@
 // An update goes through the batch a panel of 64 samples at a time: gather, ask the target network, ask the online
 // network, compare, go back. What a panel needs stays in the cache, and no batch is too large.
 //
-// The parameters of a network are one vector in the order of upright.initialisation.parameter_shapes, in which each row
-// of a matrix, and each vector, is padded with zeros to a multiple of 16: so no product has an edge.
+// The parameters of a network are one vector in the order of its layers (upright.learners.layout), in which each row of
+// a matrix, and each vector, is padded with zeros to a multiple of 16: so no product has an edge.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels.h"
 
 namespace upright {
 
-// The bytes of memory that this machine has, used or not.
-double memory_of_machine();
+enum class Stream { torso, advantage, value, embedding };
 
-// Floats that begin on a cache line, all 0 at first.
-class Buffer {
-  public:
-    Buffer() = default;
-    explicit Buffer(Size size);
-    float* data() { return data_.get(); }
-    const float* data() const { return data_.get(); }
-    Size size() const { return size_; }
-
-  private:
-    struct Free {
-        void operator()(float* data) const;
-    };
-    std::unique_ptr<float[], Free> data_;
-    Size size_ = 0;
+// A fully connected layer and what follows it.
+struct LayerSettings {
+    Stream stream;
+    bool noisy;
+    Size inputs, outputs;
+    bool norm;
+    std::optional<Activation> activation;  // of hidden layers: all but the last of advantage and value, and the embedding
 };
 
 struct Settings {
-    Size inputs;
-    std::vector<Size> widths;  // of the hidden layers
-    Activation activation;
-    bool layer_norm, dueling, noisy;
+    std::vector<LayerSettings> layers;
     LossSettings loss;
-    Size cosines, policy_fractions;  // of implicit quantiles, at most 64 fractions; else 0
+    Size policy_fractions, cosines;  // of implicit quantiles, at most 64 fractions; else 0
     OptimizerKind optimizer;
     bool amsgrad;
-    double epsilon, weight_decay;
-    double max_norm, max_value;  // of the gradient; infinite for none
+    double optimizer_eps, weight_decay;
+    double max_grad_norm, max_grad_value;  // infinite for none
 };
 
 // The columns of a replay memory.
@@ -60,6 +49,36 @@ struct Columns {
     const double* discount;
     const std::uint8_t* mask;  // 0 where an action is not allowed; null without masks, as is the next
     const std::uint8_t* next_mask;
+};
+
+// Rows of these columns.
+struct Batch {
+    Size count;
+    const std::int64_t* place;  // [count]
+    const double* weight;       // [count], or null for 1
+    // Where implicit quantiles are asked for, [count, outputs] and [count, targets]; else null
+    const float* fractions;
+    const float* target_fractions;
+};
+
+// What an update measures.
+struct Measures {
+    double loss;
+    double grad_norm;  // before the gradient is clipped
+    double mean_q;     // of the online network, over the batch and the actions allowed at s
+    bool finite() const;
+};
+
+// Each of them with the name of its metric, train/…, and of what a learner's state keeps of it, metrics/….
+struct Measure {
+    const char* name;
+    double Measures::*value;
+    bool is_mean;  // reported as the mean over the updates since the last report, else as the last update's
+};
+inline constexpr std::array MEASURES{
+    Measure{"loss", &Measures::loss, true},
+    Measure{"grad_norm", &Measures::grad_norm, true},
+    Measure{"mean_q", &Measures::mean_q, false},
 };
 
 class Learner {
@@ -75,41 +94,36 @@ class Learner {
     Buffer first_moment, second_moment, largest_moment;
     std::int64_t steps = 0;  // of the optimiser
 
-    Size noise_size = 0;
+    Size inputs = 0;      // of the network
+    Size noise_size = 0;  // 0 without noisy layers
     // The normal numbers [noise_size] that the noise is made of: of each noisy layer, inputs then outputs.
     void set_noise(bool of_target, const float* drawn);
 
-    // Q(s, ·) [count, actions] of the online network for obs [count, inputs], with its noise or without.
+    // Of the online network for obs [count, inputs], with its noise or without: Q(s, ·) [count, actions], or the
+    // outputs that a choice of action averages [count, actions · outputs_asked()].
+    enum class Answer { q_values, outputs };
     template <typename Number>
-    void q_values(Size count, const Number* obs, bool noisy, float* q);
+    void ask(Answer answer, Size count, const Number* obs, bool noisy, float* result);
+    Size outputs_asked() const { return is_implicit() ? settings.policy_fractions : settings.loss.outputs; }
 
-    struct Measures {
-        double loss, norm;  // of the gradient, before it is clipped
-        double mean_q;      // of the online network over the batch
-        bool finite() const;
-    };
-    // One gradient step on the transitions at `place` [count], with weight [count] or null; fills priority [count].
-    // Implicit quantiles are asked for at fractions [count, outputs] and target_fractions [count, targets].
-    // When what it measures is not finite, the parameters stay as they are.
-    Measures update(const Columns& columns, Size count, const std::int64_t* place, const double* weight,
-                    const float* fractions, const float* target_fractions, double learning_rate, float* priority);
+    // One gradient step; fills priority [count]. When what it measures is not finite, the parameters stay as they are.
+    Measures update(const Columns& memory, const Batch& batch, double learning_rate, float* priority);
 
     void update_target(double share) {
         kernels.move_towards(online.size(), static_cast<float>(share), online.data(), target.data());
     }
 
+    bool is_implicit() const { return embedding_.outputs > 0; }
+
   private:
-    // A linear layer and what follows it. The numbers are where its parameters begin in the vector.
-    struct Layer {
-        Size inputs, outputs;
+    // A layer's settings, and where its parameters begin in the vector.
+    struct Layer : LayerSettings {
         Size weight, bias;
-        bool noisy;
         Size weight_sigma, bias_sigma, noise;
-        bool hidden;  // normalised if the settings say so, and activated
         Size gain, shift;
         Size row() const { return padded(inputs); }  // from one row of the weight to the next
     };
-    using Stream = std::vector<Layer>;
+    using Layers = std::vector<Layer>;
     using Sizes = std::vector<std::pair<Buffer*, Size>>;
 
     // A layer's output, and what going back needs beside it.
@@ -133,18 +147,30 @@ class Learner {
         const float* at(const Layer& layer, Size place) const;
     };
 
-    Layer layer(Size inputs, Size outputs, bool noisy, bool hidden);
-    Stream stream(Size inputs, Size outputs);
-    void lay_out(const Stream& stream, std::vector<Trace>& traces, Sizes& sizes) const;
+    // The samples of a batch that a panel holds, whose observations are in `obs_` and `next_obs_`, and whose masks, if
+    // there are any, in `allowed_` and `next_allowed_`. The columns past the samples weigh nothing.
+    struct Panel {
+        Size begin, samples, columns;
+        bool has_masks;
+        std::int32_t action[PANEL];
+        float reward[PANEL], discount[PANEL];
+        float share[PANEL];  // of the sample in the loss: its importance weight / batch size
+        float per_sample[PANEL], priority[PANEL];  // to be filled
+    };
+
+    // architecture.cpp
+    Layer claim(const LayerSettings& given);
+    void lay_out(const Layers& layers, std::vector<Trace>& traces, Sizes& sizes) const;
     void lay_out(Tape& tape, Sizes& sizes) const;
     Size widest() const;
-    View online_view(bool noisy) const { return {online, noisy ? &online_noise_ : nullptr}; }
-    View target_view() const { return {target, settings.noisy ? &target_noise_ : nullptr}; }
-    void add_noise(const Buffer& parameters, Noise& noise) const;
+    std::array<const Layers*, 3> streams() const { return {&torso_, &advantage_, &value_}; }
+    Size features() const { return advantage_.front().inputs; }  // that the torso gives
 
-    template <typename Number>
-    void gather(const Number* rows, const std::int64_t* place, Size count, Size columns, float* panel);
-    const float* forward(const View& view, const Stream& stream, std::vector<Trace>& traces, const float* input,
+    // passes.cpp
+    bool is_noisy() const { return noise_size > 0; }
+    View online_view(bool noisy) const { return {online, noisy ? &online_noise_ : nullptr}; }
+    View target_view() const { return {target, is_noisy() ? &target_noise_ : nullptr}; }
+    const float* forward(const View& view, const Layers& layers, std::vector<Trace>& traces, const float* input,
                          Size columns, float* last) const;
     // The streams of the head: features [·, columns] to output [actions · outputs, columns].
     void head(const View& view, Tape& tape, const float* features, Size columns, Size outputs, float* output) const;
@@ -152,10 +178,21 @@ class Learner {
     // [count, asked], or at as many midpoints.
     void forward(const View& view, Tape& tape, const float* input, Size count, Size columns, const float* fractions,
                  Size asked, float* output);
-    // Q(s, ·) [actions, columns], by which actions are chosen.
+    // What a choice of action averages, in `policy_output_`, and Q(s, ·) [actions, columns] by it.
+    void policy_output(const View& view, const float* input, Size count, Size columns);
     void action_values(const View& view, const float* input, Size count, Size columns, float* q);
+    // Adds to the gradient what a panel's output gradient gives, which it overwrites.
+    void backward(const float* input, Size count, Size columns, const float* fractions, Start start);
+    void backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
+                       float* features_gradient, Start start);
+    void backward(const Layers& layers, std::vector<Trace>& traces, const float* input, Size columns,
+                  float* output_gradient, float* input_gradient, Start input_start, Start start);
+    void weight_gradient(const Layer& layer, const float* input, const float* output_gradient, Size columns,
+                         Start start);
+    void clear_norm_gradient();
+    void sigma_gradient();
 
-    // Of implicit quantiles (implicit.cpp): the head for some samples' fractions, a column each, and what it is for.
+    // implicit.cpp: of implicit quantiles, the head for some samples' fractions, a column each, and what it is for
     Size samples_at_once(Size asked) const { return std::max<Size>(1, PANEL / asked); }
     Size embed(const View& view, const float* features, Size columns, Size samples, const float* fractions,
                Size asked);
@@ -163,26 +200,23 @@ class Learner {
                        const float* fractions, Size asked, float* output);
     void implicit_backward(const float* features, Size count, Size columns, const float* fractions, Start start);
 
-    // Adds to the gradient what a panel's output gradient gives, which it overwrites.
-    void backward(const float* input, Size count, Size columns, const float* fractions, Start start);
-    void backward_head(const float* features, Size columns, Size outputs, float* output_gradient,
-                       float* features_gradient, Start start);
-    void backward(const Stream& stream, std::vector<Trace>& traces, const float* input, Size columns,
-                  float* output_gradient, float* input_gradient, Start input_start, Start start);
-    void weight_gradient(const Layer& layer, const float* input, const float* output_gradient, Size columns,
-                         Start start);
-    void clear_norm_gradient(const Stream& stream);
-    void sigma_gradient(const Stream& stream);
+    // learner.cpp
+    template <typename Number>
+    void gather(const Number* rows, const std::int64_t* place, Size count, Size columns, float* panel);
+    void gather(const Columns& memory, const Batch& batch, Size begin, Panel& panel);
+    LossPanel ask_networks(Panel& panel, const Batch& batch);
+    void add_q(const Panel& panel, double& sum, Size& count);
+    void optimize(double learning_rate, double grad_norm);
 
     Size size_ = 0;  // of a vector of parameters
-    Stream torso_, advantage_, value_;
+    Layers torso_, advantage_, value_;
+    Layer embedding_{};
     Noise online_noise_, target_noise_;
     Tape learning_, asking_;
     Buffer obs_, next_obs_, rows_, block_, scratch_;
     Buffer output_, target_next_, policy_output_, q_, q_next_, allowed_, next_allowed_;
     Buffer output_gradient_, value_gradient_, features_gradient_;
     std::array<Buffer, 2> hidden_gradient_;
-    Layer embedding_{};
     Buffer fractions_, cosines_, embedded_, mixed_, mixed_gradient_, head_output_;
 };
 

@@ -1,4 +1,5 @@
-// The losses of upright/losses.py with their gradients, over the samples of a panel. The equations are cited there.
+// The losses of upright/learners/torch/losses.py, where the equations are cited, with their gradients, over the samples of
+// a panel.
 #pragma once
 
 #include "functions.h"

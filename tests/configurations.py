@@ -3,11 +3,13 @@ that a new one meets every property that the others have to have, in every engin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from upright.errors import SettingError
 from upright.learners import obstacle_to_native
 from upright.learners.problem import Problem
 from upright.settings.config import KINDS, Config, Loss, Munchausen, QLearning, Replay
@@ -64,14 +66,28 @@ VARIANTS: dict[str, Loss] = {
 def bootstrapped(loss: Loss, bootstrap: str, munchausen: Munchausen | None = None) -> dict[str, Any]:
     """The settings by which a loss bootstraps so; munchausen: the paper's numbers, unless others are given."""
     return {
-        "loss": dataclasses.replace(loss, double=bootstrap == "double"),
+        "loss": dataclasses.replace(loss, double=True) if bootstrap == "double" else loss,
         "munchausen": (munchausen or Munchausen()) if bootstrap == "munchausen" else None,
     }
 
 
-# Each loss with all that a network can have.
+def bootstraps(loss: Loss) -> list[str]:
+    """Those of BOOTSTRAPS that the loss combines with, the first of which is its own."""
+    found = ["greedy"]
+    if any(field.name == "double" for field in dataclasses.fields(loss)):
+        found.append("double")
+    with contextlib.suppress(SettingError):
+        Config(**bootstrapped(loss, "munchausen"))
+        found.append("munchausen")
+    return found
+
+
+# Each loss with each bootstrap that it combines with.
+BOOTSTRAPPED = [(name, bootstrap) for name, loss in LOSSES.items() for bootstrap in bootstraps(loss)]
+
+# Each loss with all that a network can have, and with Munchausen if it combines with that.
 EVERYTHING: dict[str, dict[str, Any]] = {
-    name: {**bootstrapped(loss, "munchausen"), "dueling": True, "noisy": True, "layer_norm": True}
+    name: {**bootstrapped(loss, bootstraps(loss)[-1]), "dueling": True, "noisy": True, "layer_norm": True}
     for name, loss in LOSSES.items()
 }
 

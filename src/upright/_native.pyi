@@ -1,50 +1,25 @@
 """What the extension offers, which `native/module.cpp` defines; absent where there was no compiler."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 class Learner:
     """Two networks, the gradient and the optimiser; `bind` gives it the columns of a replay memory to gather from.
 
-    Raises ValueError, IndexError or TypeError for what does not fit, before anything is changed, RuntimeError while it
-    updates in another thread, and MemoryError for what this machine cannot hold.
+    `settings`: what `upright.learners.native.described` gives. Raises ValueError, IndexError or TypeError for what does
+    not fit, before anything is changed, RuntimeError while it updates in another thread, and MemoryError for what this
+    machine cannot hold.
     """
 
-    def __init__(
-        self,
-        *,
-        inputs: int,
-        actions: int,
-        widths: Sequence[int],
-        activation: str,
-        layer_norm: bool,
-        dueling: bool,
-        noisy: bool,
-        loss: str,
-        huber: bool,
-        double_q: bool,
-        outputs: int,
-        targets: int,
-        policy_fractions: int,
-        cosines: int,
-        v_min: float,
-        v_max: float,
-        kappa: float,
-        munchausen: tuple[float, float, float] | None,
-        optimizer: str,
-        amsgrad: bool,
-        epsilon: float,
-        weight_decay: float,
-        max_norm: float | None,
-        max_value: float | None,
-        instruction_set: str | None = None,
-    ) -> None: ...
+    def __init__(self, settings: dict[str, Any], instruction_set: str | None = None) -> None: ...
 
     steps: int
     """Steps of the optimiser so far."""
-    sums: tuple[float, float, float, int]
-    """Sums of loss and gradient norm, the last batch's mean Q, and how many updates they are of."""
+    updates: int
+    """Updates since the last report."""
+    measured: dict[str, float]
+    """By name, the sum over these updates of what is reported as a mean; of other measures, the last update's."""
 
     @property
     def online(self) -> np.ndarray: ...
@@ -63,8 +38,15 @@ class Learner:
     @property
     def noise_size(self) -> int: ...
     @property
-    def last(self) -> tuple[float, float]:
-        """Loss and gradient norm of the last update."""
+    def outputs_asked(self) -> int:
+        """Numbers of each action that `outputs` gives."""
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The measures of the last update, finite or not."""
+
+    def report(self) -> dict[str, float]:
+        """The measures of the updates since the last report, which it begins again; empty when there were none."""
 
     def bind(
         self,
@@ -88,6 +70,7 @@ class Learner:
         """One gradient step, with the GIL released; False, and nothing changed, when it would not be finite."""
 
     def q_values(self, obs: np.ndarray, q: np.ndarray, noisy: bool) -> None: ...
+    def outputs(self, obs: np.ndarray, output: np.ndarray) -> None: ...
     def set_noise(self, of_target: bool, drawn: np.ndarray) -> None: ...
     def update_target(self, share: float) -> None: ...
 
@@ -100,6 +83,9 @@ class SumTree:
     def set(self, place: np.ndarray | int, value: np.ndarray | float) -> None: ...
     def __getitem__(self, place: np.ndarray) -> np.ndarray: ...
     def find(self, mass: np.ndarray) -> np.ndarray: ...
+
+def obstacle(settings: dict[str, Any]) -> str | None:
+    """What of these settings a Learner does not know, as the end of a sentence; None when it knows them all."""
 
 def instruction_sets() -> list[str]:
     """Those that were built and that this machine has, the best one first."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ from engines import AUTO, ENGINES, HAS_NATIVE, needs_native
 from learner_properties import random_batch
 from toy_environments import Image, Noisy
 from upright import machine
-from upright.errors import MissingExtra, SettingError
+from upright.errors import Diverged, MissingExtra, SettingError
 from upright.learners import engine as choice
-from upright.learners import make_learner
+from upright.learners import make_learner, obstacle_to_native
 from upright.learners.problem import Problem
+from upright.learners.torch.losses import EQUATIONS, action_values
 from upright.replay.prioritised import SumTree, sum_tree
-from upright.settings.config import Config, ImplicitQuantile
+from upright.settings.config import KINDS, Config, ImplicitQuantile, QLearning
 
 VECTOR = Problem((4,), False, 3)
 IMAGE = Problem((4, 36, 36), True, 3)
@@ -98,6 +101,121 @@ def test_native_refuses_the_rest_in_one_sentence(case: str) -> None:
     with pytest.raises(SettingError) as refused:
         make_learner(config(engine="native", **settings), problem, 0, network)
     assert str(refused.value) == (f"engine is native, which cannot do this: {because}; choose --engine torch or auto.")
+
+
+@dataclass(frozen=True)
+class Tempered(QLearning):
+    """A loss of which nobody told the native engine."""
+
+    temperature: float = 1.0
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("name", "because"),
+    [("tempered", "loss is tempered"), ("q_learning", "loss.temperature is not known to the native engine")],
+)
+def test_a_loss_or_a_number_of_one_that_native_does_not_know_goes_to_torch(monkeypatch, caplog, name, because) -> None:
+    monkeypatch.setitem(KINDS, "loss", {name: Tempered})
+    monkeypatch.setitem(EQUATIONS, Tempered, EQUATIONS[QLearning])
+    with caplog.at_level(logging.INFO, "upright"):
+        learner = make_learner(config(loss=Tempered()), VECTOR, 0)
+    learner.update(random_batch(), 1e-3)
+    assert learner.engine == "torch" and caplog.messages == [f"The engine is torch, because {because}."]
+    with pytest.raises(SettingError, match=f"engine is native, which cannot do this: {because}; choose"):
+        make_learner(config(loss=Tempered(), engine="native"), VECTOR, 0)
+
+
+@needs_native
+@pytest.mark.parametrize(("name", "value"), [("activation", "gelu"), ("optimizer", "lion")])
+def test_what_native_has_no_name_for_is_an_obstacle(name: str, value: str) -> None:
+    asked = config()
+    object.__setattr__(asked, name, value)  # as if the settings allowed it
+    assert obstacle_to_native(asked, VECTOR, has_own_network=False) == f"{name} is {value}"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_outputs_are_what_q_is_computed_from(engine: str, kind: str) -> None:
+    loss = VARIANTS[kind]
+    asked = config(loss=loss, noisy=True, dueling=True)
+    if engine == "native" and obstacle_to_native(asked, VECTOR, has_own_network=False) is not None:
+        pytest.skip("the native engine has no such loss")
+    learner = make_learner(dataclasses.replace(asked, engine=engine), VECTOR, 0)
+    learner.update(random_batch(), 1e-3)
+    obs = random_batch().transition.obs
+    learner.q_values(obs, explore=True)  # draws noise, which outputs leave out
+    outputs = learner.outputs(obs)
+    count = 1 if loss.outputs is None else loss.outputs if loss.fractions is None else loss.fractions.policy
+    assert outputs.shape == (16, 3, count)
+    q = action_values(loss, torch.from_numpy(outputs[:, :, 0] if loss.outputs is None else outputs)).numpy()
+    np.testing.assert_allclose(q, learner.q_values(obs), rtol=0, atol=1e-5 * np.abs(q).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("mask", "expected"), [(None, 3.0), ([[True, False, True], [False, True, False]], 8 / 3), ([[True] * 3] * 2, 3.0)]
+)
+def test_mean_q_is_over_the_actions_that_are_allowed(engine: str, mask, expected: float) -> None:
+    problem = Problem((1,), False, 3)
+    learner = make_learner(config(engine=engine, net_arch=(), loss=QLearning()), problem, 0)
+    # Q(1, ·) = 1, 2, 3 and Q(2, ·) = 2, 4, 6
+    weight = np.array([[1], [2], [3]], np.float32)
+    learner.load_parameters({"advantage.0.weight": weight, "advantage.0.bias": np.zeros(3, np.float32)})
+    masks = {} if mask is None else {"mask": np.array(mask), "next_mask": np.ones((2, 3), bool)}
+    obs, action = np.array([[1], [2]], np.float32), np.array([0, 1])
+    learner.update(random_batch(2, problem=problem, obs=obs, action=action, **masks), 0.0)
+    assert learner.state()["metrics/mean_q"] == pytest.approx(expected, rel=1e-6)
+    assert learner.metrics()["train/mean_q"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_state_from_before_a_measure_was_added_loads(engine: str) -> None:
+    learner, other = (make_learner(config(engine=engine), VECTOR, seed) for seed in (0, 1))
+    for update in (learner.update, other.update):
+        update(random_batch(), 1e-3)
+    state = learner.state()
+    del state["metrics/mean_q"]
+    other.load_state(state)
+    assert other.state().pop("metrics/mean_q") == 0
+    for name, value in state.items():
+        np.testing.assert_array_equal(other.state()[name], value)
+
+
+class Watched(nn.Linear):
+    """Records with how many threads it is asked."""
+
+    threads: int | None = None
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        self.threads = torch.get_num_threads()
+        return super().forward(obs)
+
+
+@pytest.mark.parametrize(
+    ("width", "variable", "expected"), [(4, None, 1), (4, "3", 3), (400_000, None, 3)], ids=["small", "set", "large"]
+)
+def test_a_torch_learner_leaves_the_number_of_threads_as_it_was(monkeypatch, width, variable, expected) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    problem = Problem((width,), False, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        learner = make_learner(config(engine="torch"), problem, 0, Watched(width, 3))
+        batch = random_batch(2, problem=problem)
+        for use in (learner.q_values, learner.outputs, lambda obs: learner.update(batch, 1e-3)):
+            learner.online.threads = None
+            use(batch.transition.obs)
+            assert learner.online.threads == expected
+            assert torch.get_num_threads() == 3
+        learner.update_target()
+        with pytest.raises(Diverged):
+            learner.update(random_batch(2, problem=problem, reward=np.full(2, np.nan)), 1e-3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("case", [None, *OBSTACLES])

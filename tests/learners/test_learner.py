@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from configurations import (
+    BOOTSTRAPPED,
     BOOTSTRAPS,
     EVERYTHING,
     LOSSES,
@@ -19,6 +20,7 @@ from configurations import (
     REPLAYS,
     STATES,
     bootstrapped,
+    bootstraps,
     plain,
 )
 from learner_properties import advance, assert_a_state_goes_on, assert_equal_states, random_batch
@@ -27,7 +29,7 @@ from upright.learners import make_learner, moments
 from upright.learners.initialisation import initial_parameters
 from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
-from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
+from upright.learners.torch.losses import Predictions, Transitions, action_values, temporal_difference
 from upright.replay import Batch, Columns
 from upright.settings.config import (
     Categorical,
@@ -258,8 +260,7 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
+@pytest.mark.parametrize(("kind", "bootstrap"), BOOTSTRAPPED)
 def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
     chosen = bootstrapped(LOSSES[kind], bootstrap, Munchausen(temperature=0.5))
     loss, munchausen = chosen["loss"], chosen["munchausen"]
@@ -269,8 +270,8 @@ def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
     batch = random_batch(64, seed=2).transition
     # The fractions that the learner will draw: the online network's, then the target's.
     random = copy.deepcopy(learner._random)
-    is_implicit = isinstance(loss, ImplicitQuantile)
-    counts = (loss.quantiles, loss.target_quantiles, loss.policy_quantiles) if is_implicit else (5, 5, 5)
+    is_implicit = loss.fractions is not None
+    counts = loss.fractions[:3] if is_implicit else (5, 5, 5)
     online_fractions, target_fractions = (
         torch.from_numpy(random.random((64, count), dtype=np.float32)).double() for count in counts[:2]
     )
@@ -287,7 +288,7 @@ def test_each_network_is_asked_what_the_equations_say(float64, kind, bootstrap):
     with torch.no_grad():
         predictions = Predictions(
             online=output(online, batch.obs, online_fractions),
-            fractions=online_fractions if is_implicit else midpoints(5, online_fractions),
+            fractions=online_fractions if is_implicit else None,
             target_next=output(target, batch.next_obs, target_fractions),
             q_next=values(online if bootstrap == "double" else target, batch.next_obs),
             q=values(target, batch.obs),
@@ -342,8 +343,8 @@ def test_weights_leave_the_priorities_alone():
 
 
 def combinations():
-    for kind, bootstrap, dueling, noisy, replay in itertools.product(
-        LOSSES, BOOTSTRAPS, (False, True), (False, True), REPLAYS
+    for (kind, bootstrap), dueling, noisy, replay in itertools.product(
+        BOOTSTRAPPED, (False, True), (False, True), REPLAYS
     ):
         flags = {"dueling": dueling, "noisy": noisy}
         named = "-".join([kind, bootstrap, *[name for name, value in flags.items() if value], replay])
@@ -374,14 +375,13 @@ def test_every_combination_learns(kind, bootstrap, dueling, noisy, replay):
     assert learner.q_values(batch.transition.obs).shape == (16, 3)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if bootstraps(loss) == list(BOOTSTRAPS)])
 def test_double_and_munchausen_are_refused_together(kind):
     with pytest.raises(SettingError, match=r"munchausen and loss\.double cannot be combined"):
         plain(loss=bootstrapped(LOSSES[kind], "double")["loss"], munchausen=Munchausen())
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
+@pytest.mark.parametrize(("kind", "bootstrap"), BOOTSTRAPPED)
 def test_masks_that_allow_everything_change_nothing_and_others_do(kind, bootstrap):
     config = plain(**bootstrapped(LOSSES[kind], bootstrap, Munchausen(alpha=0.0, temperature=1.0)))
     everything = np.ones((16, 3), bool)
@@ -451,8 +451,8 @@ def test_a_learner_draws_from_numpy_in_the_order_that_every_engine_keeps(setting
         learner.update(random_batch(seed=update), 0.1)
         for size in 3 * noisy:
             random.standard_normal(size, dtype=np.float32)
-        if isinstance(config.loss, ImplicitQuantile):
-            for count in (config.loss.quantiles, config.loss.target_quantiles):
+        if config.loss.fractions is not None:
+            for count in config.loss.fractions[:2]:
                 random.random((16, count), dtype=np.float32)
         assert random.bit_generator.state == learner._random.bit_generator.state
 
@@ -494,7 +494,7 @@ def test_learning_leaves_the_global_random_state_alone(kind):
 # A network of one's own
 
 
-@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if not isinstance(loss, ImplicitQuantile)])
+@pytest.mark.parametrize("kind", [kind for kind, loss in LOSSES.items() if loss.fractions is None])
 @pytest.mark.parametrize("as_factory", [False, True])
 def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
     count = LOSSES[kind].outputs
@@ -694,7 +694,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_loaded(what
     given = {name: value + 1 for name, value in getattr(learner, what)().items()}
     change, message = MISFITS[misfit]
     parameter = next(name for name in given if name.endswith("bias"))
-    for name in (parameter,) if what == "parameters" else ("random", "metrics/loss", "optimizer/step"):
+    for name in (parameter,) if what == "parameters" else ("random", "metrics/updates", "optimizer/step"):
         changed = dict(given)
         change(changed, name)
         load = learner.load_parameters if what == "parameters" else learner.load_state
@@ -742,15 +742,12 @@ def test_a_resumed_learner_reports_the_same_means_without_another_update():
 def test_a_states_names_are_those_that_every_engine_gives_it():
     config = plain(optimizer="adam", amsgrad=True, **EVERYTHING["implicit_quantile"])
     learner = make_learner(config, PROBLEM, 0)
-    names = list(parameter_shapes(config, PROBLEM))
-    assert list(learner.state()) == [
-        *[
-            f"{group}/{name}"
-            for group in ("online", "target", *[f"optimizer/{moment}" for moment in moments(config)])
-            for name in names
-        ],
-        *["optimizer/step", "random", "metrics/updates", "metrics/loss", "metrics/grad_norm", "metrics/mean_q"],
-    ]
+    groups = ("online", "target", *[f"optimizer/{moment}" for moment in moments(config)])
+    arrays = [f"{group}/{name}" for group in groups for name in parameter_shapes(config, PROBLEM)]
+    names = [name for name in learner.state() if not name.startswith("metrics/")]
+    assert names == [*arrays, "optimizer/step", "random"]
+    metrics = {"metrics/updates", "metrics/loss", "metrics/grad_norm", "metrics/mean_q"}
+    assert metrics <= learner.state().keys() - set(names)
     assert moments(config) == ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     assert learner.state()["random"].dtype == np.uint64
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configurations import BOOTSTRAPS, VARIANTS, bootstrapped
+from configurations import VARIANTS, bootstrapped, bootstraps
 from upright.learners.torch.losses import (
     Predictions,
     Transitions,
@@ -39,9 +39,10 @@ LN2, LN3 = math.log(2), math.log(3)
 DISTRIBUTIONS = {name: loss for name, loss in VARIANTS.items() if loss.outputs is not None}
 SETTINGS = Munchausen(alpha=0.7, temperature=0.8, clip=-0.9)
 
-every_kind = pytest.mark.parametrize("kind", VARIANTS)
+every_bootstrap = pytest.mark.parametrize(
+    ("kind", "bootstrap"), [(kind, bootstrap) for kind, loss in VARIANTS.items() for bootstrap in bootstraps(loss)]
+)
 every_distribution = pytest.mark.parametrize("kind", DISTRIBUTIONS)
-every_bootstrap = pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
 
 
 def tensor(values):
@@ -81,9 +82,9 @@ def random_predictions(loss, bootstrap, seed=0, actions=ACTIONS):
     """What two networks might say, consistent with itself: q_next is the mean of what chooses the next action."""
     online_shape = target_shape = (BATCH, actions)
     fractions = None
-    if isinstance(loss, ImplicitQuantile):
-        online_shape, target_shape = (BATCH, actions, loss.quantiles), (BATCH, actions, loss.target_quantiles)
-        fractions = uniform(BATCH, loss.quantiles, seed=seed + 10)
+    if (asked := loss.fractions) is not None:
+        online_shape, target_shape = (BATCH, actions, asked.online), (BATCH, actions, asked.target)
+        fractions = uniform(BATCH, asked.online, seed=seed + 10)
     elif (count := loss.outputs) is not None:
         online_shape = target_shape = (BATCH, actions, count)
         fractions = midpoints(count, tensor(0.0))
@@ -499,7 +500,6 @@ def test_temporal_difference_of_quantiles():
             assert_equal(priority, [expected])
 
 
-@every_kind
 @every_bootstrap
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_gradient_is_that_of_finite_differences(kind, bootstrap, with_masks):
@@ -512,7 +512,6 @@ def test_gradient_is_that_of_finite_differences(kind, bootstrap, with_masks):
     assert torch.autograd.gradcheck(per_sample, predictions.online.requires_grad_(), rtol=1e-6, atol=1e-8)
 
 
-@every_kind
 @every_bootstrap
 def test_only_the_chosen_action_of_the_online_network_has_a_gradient(kind, bootstrap):
     loss, munchausen = settings_for(kind, bootstrap)
@@ -532,7 +531,6 @@ def test_only_the_chosen_action_of_the_online_network_has_a_gradient(kind, boots
     assert touched.any(dim=1).all()
 
 
-@every_kind
 @every_bootstrap
 def test_priority_is_the_error_of_a_scalar_and_the_loss_of_a_distribution(kind, bootstrap):
     loss, munchausen = settings_for(kind, bootstrap)
@@ -541,6 +539,9 @@ def test_priority_is_the_error_of_a_scalar_and_the_loss_of_a_distribution(kind, 
     assert per_sample.shape == priority.shape == (BATCH,)
     if kind in DISTRIBUTIONS:
         assert torch.equal(priority, per_sample)
+        return
+    assert (priority >= 0).all()
+    if not isinstance(loss, QLearning):
         return
     reward, discount, q_next = batch.reward, batch.discount, predictions.target_next
     target = {
@@ -552,8 +553,7 @@ def test_priority_is_the_error_of_a_scalar_and_the_loss_of_a_distribution(kind, 
     }[bootstrap]()
     error = target - chosen(predictions.online, batch.action)
     assert torch.equal(priority, error.abs())
-    if isinstance(loss, QLearning):
-        assert_equal(per_sample, huber(error) if loss.error == "huber" else error**2 / 2)
+    assert_equal(per_sample, huber(error) if loss.error == "huber" else error**2 / 2)
 
 
 def with_forbidden_action(loss, predictions, batch):
@@ -580,7 +580,6 @@ def with_forbidden_action(loss, predictions, batch):
     )
 
 
-@every_kind
 @every_bootstrap
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_a_forbidden_action_might_as_well_not_exist(kind, bootstrap, with_masks):
@@ -596,7 +595,6 @@ def test_a_forbidden_action_might_as_well_not_exist(kind, bootstrap, with_masks)
     assert ((yielded[0] - expected[0]).abs() > 1e-3).all()
 
 
-@every_kind
 @every_bootstrap
 def test_a_terminal_transition_ignores_the_next_state(kind, bootstrap):
     loss, munchausen = settings_for(kind, bootstrap)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import gc
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -50,13 +51,14 @@ from upright.settings.config import (
     ImplicitQuantile,
     Munchausen,
     Prioritised,
+    QLearning,
     Quantile,
     Uniform,
 )
 from upright.state import generator_state, set_generator_state
 
 _native = pytest.importorskip("upright._native", reason="upright was installed without a C++ compiler")
-from upright.learners.native import NativeLearner  # noqa: E402
+from upright.learners.native import NativeLearner, described  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -454,6 +456,23 @@ def test_an_observation_is_worth_the_same_alone_and_in_a_batch(instruction_set: 
         np.testing.assert_array_equal(learner.q_values(obs[:0]), np.zeros((0, 3), np.float32))
 
 
+@pytest.mark.parametrize("kind", NATIVE_LOSSES)
+@pytest.mark.parametrize("extras", itertools.product((False, True), repeat=3), ids=repr)
+def test_outputs_are_those_of_pytorch(kind: str, extras: tuple[bool, bool, bool]) -> None:
+    names = dict(zip(("dueling", "noisy", "layer_norm"), extras, strict=True))
+    settings = {"loss": LOSSES[kind], "net_arch": (20, 17), **names}
+    reference = TorchLearner(plain(**settings), PROBLEM, 5)
+    reference.update(random_batch(), 0.1)  # with noise, which outputs leave out
+    for learner in [native(each, seed=5, **settings) for each in SETS]:
+        learner.load_parameters(reference.parameters())
+        learner.update(random_batch(), 0.0)
+        for size in (1, 2, 17, 70, 0):
+            obs = random_batch(size, seed=size).transition.obs
+            expected, actual = reference.outputs(obs), learner.outputs(obs)
+            assert actual.shape == expected.shape and actual.dtype == F32
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max(initial=1.0))
+
+
 @each_set
 def test_bytes_and_observations_of_many_axes_are_read_as_their_numbers(instruction_set: str) -> None:
     problem = Problem((2, 3), False, 3)
@@ -637,18 +656,29 @@ def test_one_learner_in_two_threads_is_refused_or_waits_and_nothing_breaks() -> 
 # --- what does not fit
 
 
-def made(**settings: Any) -> Any:
-    """The extension's own learner: 4 inputs, 3 actions, one layer of 8."""
-    defaults = {
-        "inputs": 4, "actions": 3, "widths": [8], "activation": "relu", "layer_norm": False, "dueling": False,
-        "noisy": False, "loss": "q_learning", "huber": True, "double_q": False, "outputs": 1, "targets": 1, "policy_fractions": 0, "cosines": 0, "v_min": -1.0,
-        "v_max": 1.0, "kappa": 1.0, "munchausen": None, "optimizer": "adam", "amsgrad": False, "epsilon": 1e-8,
-        "weight_decay": 0.0, "max_norm": None, "max_value": None,
-    }  # fmt: skip
-    learner = _native.Learner(**{**defaults, **settings})
+def made(changed: dict[str, Any] | None = None, **settings: Any) -> Any:
+    """The extension's own learner: 4 inputs, 3 actions, one layer of 8; with some of what it is made from changed."""
+    config = plain(**{"loss": QLearning(), "optimizer": "adam", **settings})
+    learner = _native.Learner({**described(config, PROBLEM), **(changed or {})})
     for network in (learner.online, learner.target):
         network[:] = np.random.default_rng(0).standard_normal(len(network), np.float32)
     return learner
+
+
+def layer(stream: str, inputs: Any, outputs: Any, **changed: Any) -> dict[str, Any]:
+    given = {"stream": stream, "kind": "linear", "inputs": inputs, "outputs": outputs, "norm": False}
+    return {**given, "activation": None, **changed}
+
+
+def chain(*sizes: Any, **changed: Any) -> list[dict[str, Any]]:
+    """The layers of the advantage, from the inputs to the outputs; `changed` are the last one's."""
+    *hidden, last = itertools.pairwise(sizes)
+    layers = [layer("advantage", *shape, activation="relu") for shape in hidden]
+    return [*layers, layer("advantage", *last, **changed)]
+
+
+def loss_of(loss: Any, **changed: Any) -> dict[str, Any]:
+    return {**plain(loss=loss).to_dict()["loss"], **changed}
 
 
 def columns(size: int = 20, **changed: Any) -> dict[str, Any]:
@@ -667,24 +697,59 @@ REFUSED = (ValueError, TypeError, IndexError, MemoryError, OverflowError, Runtim
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "changed",
     [
-        {"inputs": 0}, {"inputs": -4}, {"inputs": 2**40}, {"inputs": 2**62}, {"inputs": 2**70}, {"inputs": 4.5},
-        {"actions": 0}, {"actions": -1}, {"actions": 2**31}, {"actions": 2**33}, {"actions": 2**62},
-        {"actions": 2**30, "loss": "categorical", "outputs": 2**30},
-        {"widths": [0]}, {"widths": [8, -1]}, {"widths": [2**40]}, {"widths": [2**62]}, {"widths": [2**63 - 1]},
-        {"widths": [2**64]}, {"widths": [2**31 - 1]}, {"widths": [2**31 - 1] * 9}, {"widths": [2**40, 2**40]},
-        {"widths": [2**25, 2**25]}, {"widths": 8}, {"widths": None}, {"widths": ["8"]},
-        {"activation": "gelu"}, {"activation": None}, {"loss": "implicit_quantile"}, {"optimizer": "lion"},
-        {"outputs": 0}, {"outputs": 5}, {"outputs": 2**62}, {"loss": "categorical", "outputs": 1},
-        {"munchausen": (1.0, 2.0)}, {"munchausen": 1.0}, {"epsilon": "small"}, {"max_norm": "none"},
-        {"instruction_set": "avx1024"}, {"instruction_set": ""}, {"surprise": 1},
+        *[{"layers": chain(inputs, 8, 3)} for inputs in (0, -4, 2**40, 2**62, 2**70, 4.5, None, "4")],
+        *[{"actions": n, "layers": chain(4, 8, n)} for n in (0, -1, 2**31, 2**33, 2**62)],
+        {"actions": 2**30, "loss": loss_of(Categorical(), atoms=2**30)},
+        *[{"layers": chain(4, *[2**31 - 1] * depth, 3)} for depth in (1, 9)],
+        *[
+            {"layers": chain(4, *widths, 3)}
+            for widths in (
+                [0], [8, -1], [2**40], [2**62], [2**63 - 1], [2**64], [2**40, 2**40], [2**25, 2**25], ["8"],
+            )
+        ],
+        {"layers": 8}, {"layers": None}, {"layers": ["8"]}, {"layers": []}, {"layers": [{}]},
+        {"layers": [*chain(4, 8, 3), layer("tail", 3, 3)]}, {"layers": chain(4, 8, 3, kind="convolution")},
+        {"layers": chain(4, 8, 3, activation="relu")}, {"layers": chain(4, 8, 3, norm=True)},
+        {"layers": chain(4, 8, 3, activation="gelu")}, {"layers": chain(4, 8, 3, activation=1)},
+        {"layers": chain(4, 8, 3, bias=False)}, {"layers": chain(4, 8, 4)}, {"layers": chain(4, 8, 3)[:1]},
+        {"layers": [layer("advantage", 4, 8), layer("advantage", 8, 3)]},
+        {"layers": [layer("advantage", 4, 7, activation="relu"), layer("advantage", 8, 3)]},
+        {"layers": [layer("torso", 4, 8), *chain(8, 3)]},
+        {"layers": [layer("torso", 4, 7, activation="relu"), *chain(8, 3)]},
+        {"layers": [layer("torso", 4, 8, activation="relu", kind="noisy"), *chain(8, 3)]},
+        {"layers": [layer("torso", 4, 8, activation="relu")]},
+        {"layers": [*chain(4, 8, 3), layer("value", 4, 2)]}, {"layers": [*chain(4, 8, 3), layer("value", 5, 1)]},
+        {"layers": [*chain(4, 8, 3), layer("embedding", 7, 4)]},
+        {"loss": "q_learning"}, {"loss": None}, {"loss": {}}, {"loss": loss_of(QLearning(), kind="other")},
+        {"loss": loss_of(QLearning(), error="cubic")}, {"loss": loss_of(QLearning(), surprise=1)},
+        {"loss": loss_of(ImplicitQuantile())}, {"loss": loss_of(Categorical(), atoms=1)},
+        *[{"loss": loss_of(Quantile(), quantiles=n), "layers": chain(4, 8, 3 * n)} for n in (0, -5, 2**62)],
+        {"loss": loss_of(Quantile(), quantiles=5)},
+        {"optimizer": "lion"}, {"munchausen": (1.0, 2.0, 3.0)}, {"munchausen": 1.0}, {"munchausen": {"alpha": 1.0}},
+        {"optimizer_eps": "small"}, {"max_grad_norm": "none"}, {"surprise": 1},
     ],
     ids=repr,
 )  # fmt: skip
-def test_settings_that_cannot_work_are_refused_before_memory_is_taken(settings: dict[str, Any]) -> None:
+def test_settings_that_cannot_work_are_refused_before_memory_is_taken(changed: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError, MemoryError)):
-        made(**settings)
+        made(changed)
+
+
+@pytest.mark.parametrize("missing", described(plain(), PROBLEM))
+def test_a_setting_that_is_missing_is_refused(missing: str) -> None:
+    given = described(plain(), PROBLEM)
+    del given[missing]
+    for use in (_native.Learner, _native.obstacle):
+        with pytest.raises(TypeError, match=f"{missing} is missing"):
+            use(given)
+
+
+@pytest.mark.parametrize("instruction_set", ["avx1024", ""])
+def test_instructions_that_there_are_not_are_refused(instruction_set: str) -> None:
+    with pytest.raises(ValueError, match="this machine has no instruction set"):
+        native(instruction_set)
 
 
 def test_a_network_too_large_for_the_machine_is_refused_in_one_sentence() -> None:
@@ -806,6 +871,7 @@ def test_an_action_that_there_is_not_is_refused(action: int) -> None:
     assert learner.update(PLACE[:4], None, 0.1, None)
 
 
+@pytest.mark.parametrize("question", ["q_values", "outputs"])
 @pytest.mark.parametrize(
     ("obs", "q"),
     [
@@ -820,9 +886,9 @@ def test_an_action_that_there_is_not_is_refused(action: int) -> None:
         (askew(np.zeros((5, 4), F32)), np.empty((5, 3), F32)),
     ],
 )  # fmt: skip
-def test_questions_that_do_not_fit_are_refused(obs: Any, q: Any) -> None:
+def test_questions_that_do_not_fit_are_refused(obs: Any, q: Any, question: str) -> None:
     with pytest.raises((ValueError, TypeError)):
-        made().q_values(obs, q, False)
+        getattr(made(), question)(obs, q, *[False] * (question == "q_values"))
 
 
 def test_noise_that_does_not_fit_is_refused() -> None:
@@ -843,14 +909,16 @@ def test_counters_and_shares_that_cannot_be_are_refused() -> None:
             learner.steps = steps
     for updates in (-1, 2**63 - 1):
         with pytest.raises(ValueError, match="updates is out of range"):
-            learner.sums = (0.0, 0.0, 0.0, updates)
+            learner.updates = updates
+    with pytest.raises(ValueError, match="there is no measure surprise"):
+        learner.measured = {"loss": 1.0, "surprise": 1.0}
     for share in (np.nan, np.inf):
         with pytest.raises(ValueError, match="the share is not finite"):
             learner.update_target(share)
-    for name in ("online", "noise_size", "instruction_set", "last"):
+    for name in ("online", "noise_size", "outputs_asked", "instruction_set", "last"):
         with pytest.raises(AttributeError):
             setattr(learner, name, 1)
-    assert learner.steps == 0 and learner.sums == (0, 0, 0, 0)
+    assert learner.steps == learner.updates == 0 and set(learner.measured.values()) == {0.0}
 
 
 @each_set
@@ -918,23 +986,44 @@ GARBAGE = st.one_of(
 )
 
 
-IMPLICIT = {"loss": "implicit_quantile", "outputs": 5, "targets": 6, "policy_fractions": 4, "cosines": 7}
+IMPLICIT = {"loss": ImplicitQuantile(quantiles=5, target_quantiles=6, policy_quantiles=4, cosines=7)}
 FRACTIONS = {"fractions": np.full((6, 5), 0.3, F32), "target_fractions": np.full((6, 6), 0.7, F32)}
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "changed",
     [
-        {"outputs": 65}, {"targets": 65}, {"policy_fractions": 65}, {"outputs": 0}, {"targets": 0}, {"targets": -1},
-        {"policy_fractions": 0}, {"policy_fractions": -1}, {"cosines": 0}, {"cosines": -1}, {"cosines": 2**31},
-        {"cosines": 2**62}, {"cosines": 2**31 - 1, "widths": [2**31 - 1, 8]}, {"targets": 2**62},
-        {"loss": "quantile"}, {"loss": "q_learning"},
+        *[
+            loss_of(IMPLICIT["loss"], **{name: value})
+            for name in ("quantiles", "target_quantiles", "policy_quantiles")
+            for value in (65, 0, -1, 2**62)
+        ],
+        *[loss_of(IMPLICIT["loss"], cosines=value) for value in (0, -1, 8, 2**31, 2**62)],
+        loss_of(Quantile(quantiles=5)), loss_of(QLearning()),
     ],
     ids=repr,
 )  # fmt: skip
-def test_fractions_that_cannot_be_asked_for_are_refused(settings: dict[str, Any]) -> None:
+def test_fractions_that_cannot_be_asked_for_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises((ValueError, MemoryError)):
-        made(**{**IMPLICIT, **settings})
+        made({"loss": changed}, **IMPLICIT)
+
+
+def test_an_embedding_that_does_not_fit_is_refused() -> None:
+    cosines = 2**31 - 1
+    wide = [layer("torso", 4, cosines, activation="relu"), *chain(cosines, 8, 3), layer("embedding", cosines, cosines)]
+    embedding = layer("embedding", 7, 4)
+    for layers in (
+        wide,
+        chain(4, 8, 3),
+        [*chain(4, 8, 3), embedding, embedding],
+        [*chain(4, 8, 3), {**embedding, "outputs": 5}],
+        [*chain(4, 8, 3), {**embedding, "kind": "noisy"}],
+        [*chain(4, 8, 3), {**embedding, "activation": "relu"}],
+    ):
+        loss = loss_of(IMPLICIT["loss"], cosines=cosines) if layers is wide else loss_of(IMPLICIT["loss"])
+        with pytest.raises((ValueError, MemoryError)):
+            made({"layers": layers, "loss": loss})
+    made({"layers": [*chain(4, 8, 3), embedding], "loss": loss_of(IMPLICIT["loss"])})
 
 
 @pytest.mark.parametrize("name", FRACTIONS)
@@ -960,12 +1049,13 @@ def test_fractions_that_do_not_fit_are_refused_and_nothing_is_learned(name: str)
     assert learner.update(PLACE, None, 0.1, None, **FRACTIONS)
 
 
-def good_arguments(fractions: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def good_arguments(fractions: dict[str, np.ndarray], asked: int) -> dict[str, dict[str, Any]]:
     update = {"place": PLACE, "weight": np.ones(6), "learning_rate": 1e-3, "priority": np.empty(6, F32)}
     return {
         "bind": columns(),
         "update": {**update, **fractions},
         "q_values": {"obs": np.zeros((5, 4), F32), "q": np.empty((5, 3), F32), "noisy": False},
+        "outputs": {"obs": np.zeros((5, 4), F32), "output": np.empty((5, 3 * asked), F32)},
         "update_target": {"share": 0.5},
     }
 
@@ -978,7 +1068,7 @@ def test_garbage_is_refused_or_taken_but_breaks_nothing(data: Any) -> None:
     learner = bound(noisy=True, **kind)
     noise = np.ones(learner.noise_size, F32)
     for _ in range(data.draw(st.integers(1, 4))):
-        given = good_arguments(fractions) | {"set_noise": {"of_target": False, "drawn": noise}}
+        given = good_arguments(fractions, learner.outputs_asked) | {"set_noise": {"of_target": False, "drawn": noise}}
         method = data.draw(st.sampled_from(sorted(given)))
         arguments = given[method]
         for name in data.draw(st.lists(st.sampled_from(sorted(arguments)), max_size=2)):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from upright.agent import Agent
     from upright.environments.environment import Environment
     from upright.environments.sources import EnvironmentSource
+    from upright.settings.config import Loss
 
 MOST_STEPS = 2_000  # of an episode that are shown
 MOST_BYTES = 192 * 2**20  # of its pictures
@@ -66,7 +67,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
     from upright.evaluation import begin, check_spaces
 
     agent, source, step = _agent(wish)
-    network, why = _network(agent), ""
+    why = ""
     try:
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX, render_mode="rgb_array")
     except EnvironmentFault as error:
@@ -74,7 +75,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX)
     try:
         check_spaces(environment, agent.spaces)
-        shown, pictures = _episode(agent, network, environment, *begin(environment, wish.episode), report)
+        shown, pictures = _episode(agent, environment, *begin(environment, wish.episode), report)
     finally:
         environment.close()
     shown["pictures"] = [len(each) for each in pictures]
@@ -84,12 +85,12 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 
 
 def _episode(
-    agent: Agent, network: Any, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
+    agent: Agent, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
 ) -> tuple[dict[str, Any], list[bytes]]:
     q: list[list[float | None]] = []
     actions: list[int] = []
     rewards: list[float] = []
-    outputs: list[np.ndarray | None] = []
+    outputs: list[np.ndarray] = []
     pictures: list[bytes] = []
     size, terminated, truncated = 0, False, False
     while not (terminated or truncated) and len(actions) < MOST_STEPS and size < MOST_BYTES:
@@ -98,7 +99,8 @@ def _episode(
             pictures.append(picture)
             size += len(picture)
         values = agent.learner.q_values(obs[None])[0]
-        outputs.append(None if network is None else _output(agent, network, obs))
+        if agent.config.loss.outputs is not None:
+            outputs.append(agent.learner.outputs(obs[None])[0])
         allowed = values if mask is None else np.where(mask, values, -np.inf)
         action = int(allowed.argmax())
         q.append([_round(value) if mask is None or mask[i] else None for i, value in enumerate(values)])
@@ -120,7 +122,7 @@ def _episode(
         "reached": [_round(each) for each in reached],
         "total": sum(rewards),
         "ended": "terminated" if terminated else "truncated" if truncated else "cut",
-        "distribution": _histograms(agent, outputs),
+        "distribution": _histograms(agent.config.loss, np.stack(outputs)) if outputs else None,
     }, pictures
 
 
@@ -159,68 +161,25 @@ def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
     return agent, source, step
 
 
-def _network(agent: Agent) -> Any:
-    """The network that says more than Q: of an agent that learns the return's distribution; None for others.
-
-    Q-values come from the learner, whichever its engine, so that PyTorch is only loaded where it is needed.
-    """
-    from upright.settings.config import QLearning
-
-    if isinstance(agent.config.loss, QLearning) or agent.has_own_network:
-        return None
-    import torch
-
-    from upright.learners.torch.networks import Network
-
-    network = Network(agent.config, agent.observations.shape, agent.observations.is_image, agent.actions.n)
-    parameters = agent.learner.parameters()
-    network.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in parameters.items()})
-    return network.eval()
-
-
-def _output(agent: Agent, network: Any, obs: np.ndarray) -> np.ndarray:
-    """What the network says of the return's distribution, `[A, N]`: logits of atoms, or quantiles."""
-    import torch
-
-    from upright.learners.torch.losses import midpoints
-    from upright.settings.config import ImplicitQuantile
-
-    loss = agent.config.loss
-    with torch.inference_mode():
-        tensor = torch.from_numpy(obs[None]).float()
-        tensor = tensor / 255 if agent.observations.is_image else tensor
-        if isinstance(loss, ImplicitQuantile):
-            fractions = midpoints(loss.policy_quantiles, torch.ones(1)).expand(1, -1)
-            output = network(tensor, fractions)
-        else:
-            output = network(tensor)
-    found: np.ndarray = output[0].numpy()
-    return found
-
-
-def _histograms(agent: Agent, outputs: list[np.ndarray | None]) -> dict[str, Any] | None:
-    """Each step's distribution over the same bins: probabilities `[T][A][bins]` between `edges`."""
-    from upright.settings.config import Categorical
-
-    if not outputs or outputs[0] is None:
-        return None
-    stacked = np.stack([each for each in outputs if each is not None]).astype(np.float64)  # [T, A, N]
-    loss = agent.config.loss
-    if isinstance(loss, Categorical):
-        weights = np.exp(stacked - stacked.max(axis=2, keepdims=True))
+def _histograms(loss: Loss, outputs: np.ndarray) -> dict[str, Any]:
+    """Each step's distribution over the same bins: outputs `[T, A, N]` → probabilities `[T][A][bins]` between edges."""
+    outputs = outputs.astype(np.float64)
+    steps, actions, count = outputs.shape
+    if loss.support is not None:
+        weights = np.exp(outputs - outputs.max(axis=2, keepdims=True))
         probability = weights / weights.sum(axis=2, keepdims=True)
-        half = (loss.v_max - loss.v_min) / (loss.atoms - 1) / 2
-        edges = np.linspace(loss.v_min - half, loss.v_max + half, loss.atoms + 1)
-        merged = max(1, math.ceil(loss.atoms / 64))
-        starts = np.arange(0, loss.atoms, merged)
+        low, high = loss.support
+        half = (high - low) / (count - 1) / 2
+        edges = np.linspace(low - half, high + half, count + 1)
+        merged = max(1, math.ceil(count / 64))
+        starts = np.arange(0, count, merged)
         probability = np.add.reduceat(probability, starts, axis=2)
         edges = np.append(edges[starts], edges[-1])
-        kind = f"probability of {loss.atoms} atoms"
+        kind = f"probability of {count} atoms"
     else:
-        low, high = float(stacked.min()), float(stacked.max())
+        low, high = float(outputs.min()), float(outputs.max())
         edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
-        place = np.clip(np.searchsorted(edges, stacked, side="right") - 1, 0, BINS - 1)
-        steps, actions, count = stacked.shape
+        place = np.clip(np.searchsorted(edges, outputs, side="right") - 1, 0, BINS - 1)
         row = np.arange(steps * actions).repeat(count)
         counted = np.bincount(row * BINS + place.reshape(-1), minlength=steps * actions * BINS)
         probability = counted.reshape(steps, actions, BINS) / count

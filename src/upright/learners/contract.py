@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,12 @@ from upright.learners.problem import Problem
 from upright.replay import Batch
 from upright.settings.config import Config
 from upright.state import Form
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NetworkSource: TypeAlias = "nn.Module | Callable[[Problem], nn.Module]"
+"""A network of the user's own: a module, or a factory of one that is called with the Problem."""
 
 
 class Learner(Protocol):
@@ -27,6 +33,12 @@ class Learner(Protocol):
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
         """Q(s, ·) of the online network: obs `[B, *shape]` → `[B, A]`; `explore` draws noise for noisy layers."""
 
+    def outputs(self, obs: np.ndarray) -> np.ndarray:
+        """Return what Q is computed from, without noise: obs `[B, *shape]` → `[B, A, N]`.
+
+        N = 1: Q itself · N atoms: their logits, if the loss has a `support` · N quantiles, at N midpoints τ̂
+        """
+
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         """Descend one gradient step, and return the priorities `[B]` (Schaul 2016, section 3.3)."""
 
@@ -34,7 +46,10 @@ class Learner(Protocol):
         """θ⁻ ← τ θ + (1 − τ) θ⁻."""
 
     def metrics(self) -> dict[str, float]:
-        """`train/…` means over the updates since the last call; empty when there were none."""
+        """The measures of the updates since the last call as `train/…`; empty when there were none.
+
+        loss, grad_norm: means over them · mean_q: of the last one, over its batch and the actions allowed at s
+        """
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The online parameters by name."""
@@ -49,12 +64,15 @@ class Learner(Protocol):
         optimizer/<moment>/…: the moments of each parameter, by PyTorch's names for them (`moments`), 0 before the first
         update · optimizer/step: the number of updates
         random: the generator of noise and fractions (`generator_state`)
-        metrics/updates, metrics/loss, metrics/grad_norm: count and sums of what `metrics` will be the mean of
-        metrics/mean_q: that of the last update
+        metrics/updates: the number of updates that `metrics` will report on
+        metrics/…: each measure by name, as the sum of what will be a mean, else as it was in the last update
         """
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave, to the same bits on the same engine. Raises ValueError when it does not fit."""
+        """Continue from what `state` gave, bit for bit on the same engine. Raises ValueError when it does not fit.
+
+        A measure that it lacks, because it was written before the measure was added, is 0.
+        """
 
 
 def moments(config: Config) -> tuple[str, ...]:
@@ -71,3 +89,8 @@ def moments(config: Config) -> tuple[str, ...]:
 def parameter_forms(config: Config, problem: Problem) -> dict[str, Form]:
     """Of upright's own network, by name: what `check_fit` takes before anything is allocated."""
     return {name: Form(shape, np.dtype(np.float32)) for name, shape in parameter_shapes(config, problem).items()}
+
+
+def with_every_measure(state: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """A learner's state with 0 for each of these measures that it lacks."""
+    return {**{f"metrics/{name}": np.array(0.0) for name in names}, **state}

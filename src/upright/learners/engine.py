@@ -5,17 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from typing import TYPE_CHECKING, Any
 
 from upright.errors import MissingExtra, SettingError, UprightError
-from upright.learners.contract import Learner, moments, parameter_forms
+from upright.learners.contract import Learner, NetworkSource, moments, parameter_forms
 from upright.learners.problem import Problem
 from upright.machine import available_bytes, has_nvidia_card, in_gib
 from upright.messages import logger
-from upright.settings.config import Config, ImplicitQuantile
-
-if TYPE_CHECKING:
-    from torch import nn
+from upright.settings.config import Config
 
 COMPILERS = "apt install g++, xcode-select --install or conda install gxx"
 NO_EXTENSION = f"upright was installed without a C++ compiler (get one by {COMPILERS}, and install upright again)"
@@ -27,12 +23,13 @@ def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) 
         return "the network is your own"
     if problem.is_image:
         return "the observations are images"
-    loss = config.loss
-    if isinstance(loss, ImplicitQuantile) and max(loss.quantiles, loss.target_quantiles, loss.policy_quantiles) > 64:
-        return "loss has more than 64 quantiles, target_quantiles or policy_quantiles"
     if config.device not in ("auto", "cpu"):
         return f"device is {config.device}"
-    return None if _is_installed("upright._native") else NO_EXTENSION
+    if not _is_installed("upright._native"):
+        return NO_EXTENSION
+    from upright.learners import native
+
+    return native.obstacle(config, problem)
 
 
 def _is_installed(module: str) -> bool:
@@ -87,7 +84,7 @@ def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
     return "it can do all of this, and is the faster" if obstacle is None else f"because {obstacle}"
 
 
-def make_learner(config: Config, problem: Problem, seed: int, network: nn.Module | Any | None = None) -> Learner:
+def make_learner(config: Config, problem: Problem, seed: int, network: NetworkSource | None = None) -> Learner:
     """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
 
     Logs why to "upright" when engine is auto and it takes torch. Raises SettingError when engine is native and cannot

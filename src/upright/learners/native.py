@@ -14,12 +14,12 @@ import numpy as np
 
 from upright import _native
 from upright.errors import Diverged, UprightError
-from upright.learners.contract import moments
+from upright.learners.contract import moments, with_every_measure
 from upright.learners.initialisation import initial_parameters
-from upright.learners.layout import parameter_shapes
+from upright.learners.layout import network_layers, parameter_shapes
 from upright.learners.problem import Problem
 from upright.replay import Batch, Columns
-from upright.settings.config import KINDS, Categorical, Config, ImplicitQuantile, QLearning, Quantile
+from upright.settings.config import Config, Fractions
 from upright.state import check_fit, generator_state, noise_generator, set_generator_state
 
 MULTIPLE = 16
@@ -31,6 +31,31 @@ MOMENTS = {
     "grad_avg": "first_moment",
     "square_avg": "second_moment",
 }
+
+# What the C++ is made from. It refuses a name among them, or a value, that it does not know.
+SETTINGS = (
+    "loss",
+    "munchausen",
+    "optimizer",
+    "amsgrad",
+    "optimizer_eps",
+    "weight_decay",
+    "max_grad_norm",
+    "max_grad_value",
+)
+LAYER = ("stream", "kind", "inputs", "outputs", "norm", "activation")
+
+
+def described(config: Config, problem: Problem) -> dict[str, Any]:
+    """The settings that the C++ needs, by their own names, with the network's layers and the number of actions."""
+    values = config.to_dict()
+    layers = [{name: getattr(layer, name) for name in LAYER} for layer in network_layers(config, problem)]
+    return {**{name: values[name] for name in SETTINGS}, "layers": layers, "actions": problem.num_actions}
+
+
+def obstacle(config: Config, problem: Problem) -> str | None:
+    """The first thing asked for that the C++ does not know, as the end of a sentence; None when it knows all."""
+    return _native.obstacle(described(config, problem))
 
 
 class NativeLearner:
@@ -44,7 +69,10 @@ class NativeLearner:
 
     def __init__(self, config: Config, problem: Problem, seed: int, instruction_set: str | None = None) -> None:
         self.config, self.problem = config, problem
-        self._native = self._make(instruction_set)
+        try:
+            self._native = _native.Learner(described(config, problem), instruction_set)
+        except MemoryError as error:
+            raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
         self.device = f"cpu, {self._native.instruction_set}"
         shapes = parameter_shapes(config, problem)
         self._online = _views(self._native.online, shapes)
@@ -62,6 +90,12 @@ class NativeLearner:
         self._native.q_values(obs, q, explore)
         return q
 
+    def outputs(self, obs: np.ndarray) -> np.ndarray:
+        shape = len(obs), self.problem.num_actions, self._native.outputs_asked
+        output = np.empty((shape[0], shape[1] * shape[2]), np.float32)
+        self._native.outputs(obs, output)
+        return output.reshape(shape)
+
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         if batch.columns is not self._columns:
             self._bind(batch.columns)
@@ -69,22 +103,20 @@ class NativeLearner:
             self._resample(of_target=False)
             self._resample(of_target=True)
         priority = np.empty(len(batch.place), np.float32)
-        loss = self.config.loss
-        fractions = self._draw_fractions(len(batch.place), loss) if isinstance(loss, ImplicitQuantile) else ()
+        asked = self.config.loss.fractions
+        fractions = () if asked is None else self._draw_fractions(len(batch.place), asked)
         if not self._native.update(batch.place, batch.weight, learning_rate, priority, *fractions):
-            mean, norm = self._native.last
-            raise Diverged("The gradient's norm", norm) if math.isfinite(mean) else Diverged("The loss", mean)
+            last = self._native.last
+            if math.isfinite(last["loss"]):
+                raise Diverged("The gradient's norm", last["grad_norm"])
+            raise Diverged("The loss", last["loss"])
         return priority
 
     def update_target(self) -> None:
         self._native.update_target(self.config.tau)
 
     def metrics(self) -> dict[str, float]:
-        loss, norm, mean_q, updates = self._native.sums
-        if not updates:
-            return {}
-        self._native.sums = (0.0, 0.0, mean_q, 0)
-        return {"train/loss": loss / updates, "train/grad_norm": norm / updates, "train/mean_q": mean_q}
+        return {f"train/{name}": value for name, value in self._native.report().items()}
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: view.copy() for name, view in self._online.items()}
@@ -101,66 +133,30 @@ class NativeLearner:
             self._target[name][...] = value
 
     def state(self) -> dict[str, np.ndarray]:
-        loss, norm, mean_q, updates = self._native.sums
         return {
             **{name: view.copy() for name, view in self._stored().items()},
             "optimizer/step": np.array(self._native.steps, np.int64),
             "random": generator_state(self._random),
-            "metrics/updates": np.array(updates, np.int64),
-            "metrics/loss": np.array(loss),
-            "metrics/grad_norm": np.array(norm),
-            "metrics/mean_q": np.array(mean_q),
+            "metrics/updates": np.array(self._native.updates, np.int64),
+            **{f"metrics/{name}": np.array(value) for name, value in self._native.measured.items()},
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        names = list(self._native.measured)
+        state = with_every_measure(state, names)
         check_fit(state, self.state())
         for name, view in self._stored().items():
             view[...] = state[name]
         self._native.steps = int(state["optimizer/step"])
         set_generator_state(self._random, state["random"])
-        loss, norm, mean_q = (float(state[f"metrics/{name}"]) for name in ("loss", "grad_norm", "mean_q"))
-        self._native.sums = (loss, norm, mean_q, int(state["metrics/updates"]))
+        self._native.updates = int(state["metrics/updates"])
+        self._native.measured = {name: float(state[f"metrics/{name}"]) for name in names}
 
     def _stored(self) -> dict[str, np.ndarray]:
         """The arrays that `state` is made of, by its names."""
         groups = {"online": self._online, "target": self._target}
         groups |= {f"optimizer/{moment}": views for moment, views in self._moments.items()}
         return {f"{group}/{name}": view for group, views in groups.items() for name, view in views.items()}
-
-    def _make(self, instruction_set: str | None) -> _native.Learner:
-        config, problem = self.config, self.problem
-        loss, soft = config.loss, config.munchausen
-        outputs = loss.quantiles if isinstance(loss, ImplicitQuantile) else loss.outputs or 1
-        try:
-            return _native.Learner(
-                inputs=math.prod(problem.observation_shape),
-                actions=problem.num_actions,
-                widths=list(config.net_arch),
-                activation=config.activation,
-                layer_norm=config.layer_norm,
-                dueling=config.dueling,
-                noisy=config.noisy,
-                loss=next(name for name, kind in KINDS["loss"].items() if isinstance(loss, kind)),
-                huber=isinstance(loss, QLearning) and loss.error == "huber",
-                double_q=loss.double,
-                outputs=outputs,
-                targets=loss.target_quantiles if isinstance(loss, ImplicitQuantile) else outputs,
-                policy_fractions=loss.policy_quantiles if isinstance(loss, ImplicitQuantile) else 0,
-                cosines=loss.cosines if isinstance(loss, ImplicitQuantile) else 0,
-                v_min=loss.v_min if isinstance(loss, Categorical) else 0.0,
-                v_max=loss.v_max if isinstance(loss, Categorical) else 0.0,
-                kappa=loss.kappa if isinstance(loss, (Quantile, ImplicitQuantile)) else 0.0,
-                munchausen=None if soft is None else (soft.alpha, soft.temperature, soft.clip),
-                optimizer=config.optimizer,
-                amsgrad=config.amsgrad,
-                epsilon=config.optimizer_eps,
-                weight_decay=config.weight_decay,
-                max_norm=config.max_grad_norm,
-                max_value=config.max_grad_value,
-                instruction_set=instruction_set,
-            )
-        except MemoryError as error:
-            raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
 
     def _bind(self, columns: Columns) -> None:
         self._native.bind(
@@ -174,10 +170,10 @@ class NativeLearner:
         )
         self._columns = columns
 
-    def _draw_fractions(self, count: int, loss: ImplicitQuantile) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_fractions(self, count: int, asked: Fractions) -> tuple[np.ndarray, np.ndarray]:
         """Where the online and the target network are asked for their quantiles."""
-        online = self._random.random((count, loss.quantiles), np.float32)
-        return online, self._random.random((count, loss.target_quantiles), np.float32)
+        online = self._random.random((count, asked.online), np.float32)
+        return online, self._random.random((count, asked.target), np.float32)
 
     def _resample(self, of_target: bool) -> None:
         self._native.set_noise(of_target, self._random.standard_normal(self._native.noise_size, np.float32))
@@ -192,5 +188,5 @@ def _views(vector: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
         size = math.prod(padded)
         views[name] = vector[place : place + size].reshape(padded)[..., : shape[-1]]
         place += size
-    assert place == len(vector), "the C++ and parameter_shapes differ on what a network has"
+    assert place == len(vector), "the C++ and the layout differ on what a network has"
     return views

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upright.errors import Diverged, SettingError
-from upright.learners.contract import moments
+from upright.learners.contract import NetworkSource, moments, with_every_measure
 from upright.learners.initialisation import initial_parameters
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
@@ -25,6 +26,9 @@ from upright.state import check_counts, check_fit, generator_state, noise_genera
 ENOUGH_FOR_THREADS = 1_000_000
 RMSPROP_DECAY = 0.95  # of both moments: Mnih 2015, extended data table 1
 
+# Measures of the last update alone, of the online network's Q(s, a) for each allowed action of the batch.
+LATEST: dict[str, Callable[[Tensor], Tensor]] = {"mean_q": torch.mean}
+
 
 class TorchLearner:
     """Learns with PyTorch (see `Learner`).
@@ -35,7 +39,8 @@ class TorchLearner:
     Dropout, draw from PyTorch's global generator, which `state` leaves out.
 
     A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
-    it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, one sets PyTorch to one thread.
+    it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, it computes with one thread, and sets
+    PyTorch's number back after each call.
     """
 
     engine = "torch"
@@ -45,7 +50,7 @@ class TorchLearner:
         config: Config,
         problem: Problem,
         seed: int,
-        network: nn.Module | Callable[[Problem], nn.Module] | None = None,
+        network: NetworkSource | None = None,
     ) -> None:
         self.config, self.problem = config, problem
         self._device = _device(config.device)
@@ -77,42 +82,48 @@ class TorchLearner:
         self._updates = 0
         self._random = noise_generator(seed)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
-        # Of the updates since the metrics were asked for: their number, and the sums of loss and gradient norm.
+        # Of the updates since the metrics were asked for: their number, and sums.
         self._measured = 0
-        self._sums = [0.0, 0.0]  # of the loss and of the gradient's norm
-        self._online_output: Tensor | None = None
-        self._latest_mean_q = 0.0
+        self._sums = {"loss": 0.0, "grad_norm": 0.0}
+        self._latest = dict.fromkeys(LATEST, 0.0)
+        self._to_measure: tuple[Tensor, Tensor | None] | None = None  # the last update's online output, and its mask
         small = self._parameters.numel() < ENOUGH_FOR_THREADS and not problem.is_image
-        if small and self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)
+        on_cpu = self._device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ
+        self._threads = 1 if small and on_cpu else None
 
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads(self._threads):
             if explore and self.config.noisy:
                 self.online.resample(self._random)
             self._set_training(explore and self.config.noisy)
             q = self._action_values(self.online, self._observations(obs))
         return q.cpu().numpy()
 
+    def outputs(self, obs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), _threads(self._threads):
+            self._set_training(False)
+            output = self._output(self.online, self._observations(obs))
+        return (output[:, :, None] if output.ndim == 2 else output).cpu().numpy()
+
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
+        with _threads(self._threads):
+            return self._update(batch, learning_rate)
+
+    def _update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         config, transition = self.config, batch.transition
         self._set_training(True)
         if config.noisy:
             self.online.resample(self._random)
             self.target.resample(self._random)
         predictions = self._predict(self._observations(transition.obs), self._observations(transition.next_obs))
-        per_sample, priority = temporal_difference(
-            config.loss,
-            config.munchausen,
-            predictions,
-            Transitions(
-                self._tensor(transition.action),
-                self._numbers(transition.reward),
-                self._numbers(transition.discount),
-                None if transition.mask is None else self._tensor(transition.mask),
-                None if transition.next_mask is None else self._tensor(transition.next_mask),
-            ),
+        transitions = Transitions(
+            self._tensor(transition.action),
+            self._numbers(transition.reward),
+            self._numbers(transition.discount),
+            None if transition.mask is None else self._tensor(transition.mask),
+            None if transition.next_mask is None else self._tensor(transition.next_mask),
         )
+        per_sample, priority = temporal_difference(config.loss, config.munchausen, predictions, transitions)
         if batch.weight is not None:
             per_sample = per_sample * self._numbers(batch.weight)
         loss = per_sample.mean()
@@ -131,31 +142,32 @@ class TorchLearner:
         for what, value in zip(("The loss", "The gradient's norm"), measured, strict=True):
             if not math.isfinite(value):
                 raise Diverged(what, value)
-        self._sums = [total + value for total, value in zip(self._sums, measured, strict=True)]
+        self._sums = {name: total + value for (name, total), value in zip(self._sums.items(), measured, strict=True)}
         priorities = priority.cpu().numpy()  # before the step, for which a GPU need not be waited for
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
-        self._online_output = predictions.online.detach()
+        self._to_measure = predictions.online.detach(), transitions.mask
         self._updates += 1
         self._measured += 1
         return priorities
 
     @torch.no_grad()
     def update_target(self) -> None:
-        if self.config.tau == 1.0:
-            self._target_parameters.copy_(self._parameters)
-        else:
-            self._target_parameters.lerp_(self._parameters, self.config.tau)
-        for target, online in self._buffers:
-            target.copy_(online)
+        with _threads(self._threads):
+            if self.config.tau == 1.0:
+                self._target_parameters.copy_(self._parameters)
+            else:
+                self._target_parameters.lerp_(self._parameters, self.config.tau)
+            for target, online in self._buffers:
+                target.copy_(online)
 
     def metrics(self) -> dict[str, float]:
         if not self._measured:
             return {}
-        loss, norm = (total / self._measured for total in self._sums)
-        self._sums = [0.0, 0.0]
+        means = {name: total / self._measured for name, total in self._sums.items()}
+        self._sums = dict.fromkeys(self._sums, 0.0)
         self._measured = 0
-        return {"train/loss": loss, "train/grad_norm": norm, "train/mean_q": self._mean_q()}
+        return {f"train/{name}": value for name, value in {**means, **self._measure_latest()}.items()}
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
@@ -166,19 +178,18 @@ class TorchLearner:
             network.load_state_dict(_tensors(parameters))
 
     def state(self) -> dict[str, np.ndarray]:
-        loss, norm = self._sums
+        measured = {**self._sums, **self._measure_latest()}
         return {
             **{name: tensor.cpu().numpy().copy() for name, tensor in self._stored().items()},
             "optimizer/step": np.array(self._updates, np.int64),
             "random": generator_state(self._random),
             "metrics/updates": np.array(self._measured, np.int64),
-            "metrics/loss": np.array(loss),
-            "metrics/grad_norm": np.array(norm),
-            "metrics/mean_q": np.array(self._mean_q()),
+            **{f"metrics/{name}": np.array(value) for name, value in measured.items()},
         }
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        state = with_every_measure(state, [*self._sums, *LATEST])
         check_fit(state, self.state())
         for name in ("optimizer/step", "metrics/updates"):
             check_counts(name, state[name])
@@ -188,8 +199,9 @@ class TorchLearner:
         self._optimizer.state[self._parameters]["step"].fill_(self._updates)
         set_generator_state(self._random, state["random"])
         self._measured = int(state["metrics/updates"])
-        self._sums = [float(state["metrics/loss"]), float(state["metrics/grad_norm"])]
-        self._online_output, self._latest_mean_q = None, float(state["metrics/mean_q"])
+        self._sums = {name: float(state[f"metrics/{name}"]) for name in self._sums}
+        self._latest = {name: float(state[f"metrics/{name}"]) for name in LATEST}
+        self._to_measure = None
 
     def _stored(self) -> dict[str, Tensor]:
         """The tensors that `state` is made of, by its names."""
@@ -206,12 +218,15 @@ class TorchLearner:
             stored |= {f"optimizer/{moment}/{name}": view for name, view in views}
         return stored
 
-    def _mean_q(self) -> float:
-        # Computed when it is asked for, not at each update.
-        if self._online_output is not None:
-            self._latest_mean_q = float(action_values(self.config.loss, self._online_output).mean())
-            self._online_output = None
-        return self._latest_mean_q
+    def _measure_latest(self) -> dict[str, float]:
+        # Computed when they are asked for, not at each update.
+        if self._to_measure is not None:
+            output, mask = self._to_measure
+            q = action_values(self.config.loss, output)
+            allowed = q if mask is None else q[mask]
+            self._latest = {name: float(measure(allowed)) for name, measure in LATEST.items()}
+            self._to_measure = None
+        return self._latest
 
     def _set_training(self, training: bool) -> None:
         if self._has_modes and self.online.training != training:
@@ -310,6 +325,20 @@ class TorchLearner:
             raise SettingError(
                 f"network maps observations {tuple(probe.shape)} to {shape}, but the loss needs {expected}."
             )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch compute with so many threads, and then with as many as before; None changes nothing."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:
