@@ -182,11 +182,11 @@ def evaluate(arguments: Evaluate) -> int:
 def watch(arguments: Watch) -> int:
     """Show a saved policy in a window."""
     from upright.agent import load
-    from upright.views.watch import watch
+    from upright.views.watch import show
 
     agent = load(arguments.run, trust=arguments.trust)
     try:
-        for reward, length in watch(agent, arguments.episodes, arguments.seed, arguments.env):
+        for reward, length in show(agent, arguments.episodes, arguments.seed, arguments.env):
             print(f"return {reward:g} in {length:,} steps")
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -235,10 +235,10 @@ def compare(arguments: Compare) -> int:
 def record(arguments: Record) -> int:
     """Write episodes of a saved policy to a video."""
     from upright.agent import load
-    from upright.views.record import record
+    from upright.views.record import write_video
 
     agent = load(arguments.run, trust=arguments.trust)
-    for reward, length in record(
+    for reward, length in write_video(
         agent, arguments.out, arguments.episodes, arguments.seed, arguments.env, arguments.plain
     ):
         print(f"return {reward:g} in {length:,} steps")
