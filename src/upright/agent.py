@@ -87,18 +87,18 @@ class Agent:
         if len(obs) == 1:  # the same draws as below, with less ado
             if random.random() < epsilon:
                 return self._random_actions(mask, 1, random), [True]
-            return _greedy(self.learner.q_values(obs, explore=True), mask), [False]
+            return greedy_actions(self.learner.q_values(obs, explore=True), mask), [False]
         explored = random.random(len(obs)) < epsilon
         if explored.all():
             return self._random_actions(mask, len(obs), random), explored.tolist()
-        actions = _greedy(self.learner.q_values(obs, explore=True), mask)
+        actions = greedy_actions(self.learner.q_values(obs, explore=True), mask)
         if explored.any():
             actions = np.where(explored, self._random_actions(mask, len(obs), random), actions)
         return actions, explored.tolist()
 
     def greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """argmax_a Q(s, a) over the allowed actions: encoded observations `[E, *shape]` → action numbers `[E]`."""
-        return _greedy(self.learner.q_values(obs), mask)
+        return greedy_actions(self.learner.q_values(obs), mask)
 
     def predict(
         self,
@@ -196,7 +196,8 @@ class Agent:
         return allowed
 
 
-def _greedy(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def greedy_actions(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return argmax_a Q(s, a) over the allowed actions: values `[E, A]` → action numbers `[E]`."""
     best: np.ndarray = (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
     return best
 

@@ -11,9 +11,10 @@ import pytest
 
 import upright
 from configurations import SHORT, as_words
-from upright.cli.arguments import Sweep, parse
+from upright.cli.arguments import Sweep
 from upright.cli.grid import MOST_POINTS
 from upright.cli.main import main
+from upright.cli.parsing import parse
 from upright.errors import SettingError
 from upright.settings.config import Categorical, Prioritised, QLearning, Uniform
 from upright.settings.presets import PRESETS

@@ -23,7 +23,7 @@ from ray_clusters import cluster
 from run_digest import children, is_alive, start, wait_for
 from upright import Config
 from upright.cli.main import main
-from upright.cli.tune import EVALUATIONS
+from upright.cli.tuning import EVALUATIONS
 from upright.errors import RunError
 from upright.experiments.cluster import train_on_cluster
 from upright.experiments.search_space import (
@@ -467,7 +467,7 @@ def test_ctrl_c_while_the_cluster_starts_is_heard(monkeypatch, capsys) -> None:
         time.sleep(10)
         yield
 
-    monkeypatch.setattr("upright.cli.tune.connected", starting)
+    monkeypatch.setattr("upright.cli.tuning.connected", starting)
     assert main(["tune", *SMALL, "--trials", "1", "--cluster", "local", "--out", "study"]) == 130
     assert "Stopped; the same command goes on." in capsys.readouterr().out
 

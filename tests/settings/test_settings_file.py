@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from upright import Categorical, Config, Munchausen, QLearning, Quantile
-from upright.cli.arguments import Sweep, Train, Tune, parse
+from upright.cli.arguments import Sweep, Train, Tune
 from upright.cli.main import main
+from upright.cli.parsing import parse
 from upright.errors import SettingError, UprightError
 from upright.settings import presets
 from upright.settings.config import FORMERLY

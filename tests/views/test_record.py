@@ -21,8 +21,8 @@ from upright import Config
 from upright.cli.main import main
 from upright.environments.environment import EVALUATION_INDEX, make_environment
 from upright.errors import EnvironmentFault, MissingExtra, UprightError
-from upright.views.record import Panel, record
-from upright.views.watch import Moment, play
+from upright.views.episodes import Moment, play
+from upright.views.record import ActionBars, write_video
 
 SMALL = Config(engine="torch", **SHORT)
 
@@ -103,7 +103,7 @@ def decoded(path: Path) -> tuple[np.ndarray, float]:
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
 def test_a_video_has_a_frame_for_each_state_of_each_episode(suffix: str, tmp_path) -> None:
     path = tmp_path / f"episode{suffix}"
-    assert record(agent_on(), path, episodes=2, plain=True) == [(18.0, 9), (18.0, 9)]
+    assert write_video(agent_on(), path, episodes=2, plain=True) == [(18.0, 9), (18.0, 9)]
     frames, seconds = decoded(path)
     assert len(frames) == 20, "nine steps are ten states"
     assert seconds == pytest.approx(2.0), "at the environment's ten frames a second"
@@ -115,86 +115,95 @@ def test_a_video_has_a_frame_for_each_state_of_each_episode(suffix: str, tmp_pat
 
 def test_the_values_stand_beside_the_frame_as_they_are(tmp_path) -> None:
     agent = agent_on()
-    record(agent, tmp_path / "e.mp4")
+    write_video(agent, tmp_path / "e.mp4")
     frames, seconds = decoded(tmp_path / "e.mp4")
     assert len(frames) == 10 and seconds == pytest.approx(1.0)
-    assert frames.shape[1:] == (240, 4 * 81 + Panel.WIDTH, 3), "enlarged until the letters can be read"
+    assert frames.shape[1:] == (240, 4 * 81 + ActionBars.WIDTH, 3), "enlarged until the letters can be read"
     environment = make_environment(Coloured, agent.config, 0, EVALUATION_INDEX)
     moments = list(play(agent, environment, 0))
     assert [moment.step for moment in moments] == list(range(10)) and moments[-1].action is None
     every = np.array([moment.q for moment in moments[:-1]])
-    panel = Panel(["5", "6", "7"], float(every.min()), float(every.max()), 240)
+    panel = ActionBars(["5", "6", "7"], float(every.min()), float(every.max()), 240)
     for frame, moment in zip(frames, moments, strict=True):
         beside = frame[:, 4 * 81 :].astype(int)
         assert np.abs(beside[:, panel.left :] - panel.draw(moment)[:, panel.left :]).mean() < 2
         for action, (first, last) in enumerate(panel.rows):
-            colour = Panel.CHOSEN if action == moment.action else Panel.BAR
+            colour = ActionBars.CHOSEN if action == moment.action else ActionBars.BAR
             line = beside[(first + last) // 2, panel.left : panel.left + panel.length]
             assert (np.abs(line - colour).max(axis=1) < 60).sum() == pytest.approx(
                 panel.columns(moment.q[action]), abs=3
             )
 
 
-def bars(panel: Panel, moment: Moment) -> list[tuple[int, tuple[int, ...]]]:
+def moment_of(q: np.ndarray, mask: np.ndarray | None, action: int | None, step: int, total: float) -> Moment:
+    return Moment(q, mask, action, step, total, reward=0.0, obs=np.zeros(2, np.float32), ended=None)
+
+
+def bars(panel: ActionBars, moment: Moment) -> list[tuple[int, tuple[int, ...]]]:
     """Of each bar, its length in pixels and its colour."""
     picture, found = panel.draw(moment), []
     for first, last in panel.rows:
         line = picture[first, panel.left : panel.left + panel.length]
-        same = (line == line[0]).all(axis=1) & (line != Panel.GROUND).any(axis=1)
+        same = (line == line[0]).all(axis=1) & (line != ActionBars.GROUND).any(axis=1)
         assert (picture[first:last, panel.left : panel.left + panel.length] == line).all(), "a bar is a rectangle"
         found.append((int(same.sum()), tuple(line[0].tolist())))
     return found
 
 
 def test_a_bar_is_as_long_as_its_value_and_the_chosen_one_stands_out() -> None:
-    panel = Panel(["0", "1", "2", "3"], -10.0, 30.0, 400)
-    moment = Moment(np.array([-10.0, 0.0, 30.0, 20.0]), None, 2, 12, 3.5)
-    length = Panel.length
+    panel = ActionBars(["0", "1", "2", "3"], -10.0, 30.0, 400)
+    moment = moment_of(np.array([-10.0, 0.0, 30.0, 20.0]), None, 2, 12, 3.5)
+    length = ActionBars.length
     assert bars(panel, moment) == [
-        (1, Panel.BAR), (length // 4, Panel.BAR), (length, Panel.CHOSEN), (length * 3 // 4, Panel.BAR),
+        (1, ActionBars.BAR), (length // 4, ActionBars.BAR), (length, ActionBars.CHOSEN), (length * 3 // 4, ActionBars.BAR),
     ]  # fmt: skip
     picture = panel.draw(moment)
     first, last = panel.rows[2]
-    assert (picture[first:last, :10] == Panel.CHOSEN).all(axis=2).any(), "a pointer, for whoever sees no colours"
-    assert not (picture[: panel.rows[1][1], :10] == Panel.CHOSEN).all(axis=2).any()
-    ended = Moment(moment.q, None, None, 13, 3.5)
-    assert [colour for _, colour in bars(panel, ended)] == [Panel.BAR] * 4
+    assert (picture[first:last, :10] == ActionBars.CHOSEN).all(axis=2).any(), "a pointer, for whoever sees no colours"
+    assert not (picture[: panel.rows[1][1], :10] == ActionBars.CHOSEN).all(axis=2).any()
+    ended = moment_of(moment.q, None, None, 13, 3.5)
+    assert [colour for _, colour in bars(panel, ended)] == [ActionBars.BAR] * 4
     assert (picture[-40:] != panel.draw(ended)[-40:]).any(), "the step is said"
 
 
 def test_a_forbidden_action_has_no_bar() -> None:
-    panel = Panel(["0", "1"], 0.0, 1.0, 240)
+    panel = ActionBars(["0", "1"], 0.0, 1.0, 240)
     q, mask = np.array([0.5, 1.0]), np.array([True, False])
-    assert bars(panel, Moment(q, mask, 0, 0, 0.0)) == [(Panel.length // 2, Panel.CHOSEN), (0, Panel.GROUND)]
+    assert bars(panel, moment_of(q, mask, 0, 0, 0.0)) == [
+        (ActionBars.length // 2, ActionBars.CHOSEN),
+        (0, ActionBars.GROUND),
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 18, 68, 1_000])
 def test_there_is_a_bar_for_any_number_of_actions(count: int) -> None:
-    panel = Panel([str(i) for i in range(count)], 0.0, 1.0, 240)
+    panel = ActionBars([str(i) for i in range(count)], 0.0, 1.0, 240)
     q = np.zeros(count)
     q[count - 1] = 1.0
-    found = bars(panel, Moment(q, None, count - 1, 0, 0.0))
+    found = bars(panel, moment_of(q, None, count - 1, 0, 0.0))
     assert len(found) == min(count, 68) and panel.rows[-1][1] <= 240 - 60
-    assert found[-1] == (Panel.length, Panel.CHOSEN) and all(each == (1, Panel.BAR) for each in found[:-1])
+    assert found[-1] == (ActionBars.length, ActionBars.CHOSEN) and all(
+        each == (1, ActionBars.BAR) for each in found[:-1]
+    )
 
 
 def test_equal_values_are_no_fault() -> None:
-    assert bars(Panel(["0"], 3.0, 3.0, 240), Moment(np.array([3.0]), None, 0, 0, 0.0)) == [
-        (Panel.length // 2, Panel.CHOSEN)
+    assert bars(ActionBars(["0"], 3.0, 3.0, 240), moment_of(np.array([3.0]), None, 0, 0, 0.0)) == [
+        (ActionBars.length // 2, ActionBars.CHOSEN)
     ]
 
 
 def test_masks_and_their_environment_are_recorded(tmp_path) -> None:
     agent = agent_on(env_kwargs={"masks": True})
-    assert record(agent, tmp_path / "e.gif") == [(18.0, 9)]
+    assert write_video(agent, tmp_path / "e.gif") == [(18.0, 9)]
 
 
 def test_fast_environments_make_animations_that_browsers_can_follow(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Coloured, "metadata", {"render_modes": ["rgb_array"], "render_fps": 50})
-    record(agent_on(), tmp_path / "e.gif", plain=True)
+    write_video(agent_on(), tmp_path / "e.gif", plain=True)
     frames, seconds = decoded(tmp_path / "e.gif")
     assert len(frames) == 5 and seconds == pytest.approx(0.2)
-    record(agent_on(), tmp_path / "e.mp4", plain=True)
+    write_video(agent_on(), tmp_path / "e.mp4", plain=True)
     frames, seconds = decoded(tmp_path / "e.mp4")
     assert len(frames) == 10 and seconds == pytest.approx(0.2)
 
@@ -217,7 +226,7 @@ def test_what_cannot_be_recorded_is_said_and_an_older_video_stays(fault, error, 
     path = tmp_path / f"e{suffix}"
     path.write_bytes(b"older")
     with pytest.raises(error) as raised:
-        record(agent_on(env_kwargs={"fault": fault}), path, plain=True)
+        write_video(agent_on(env_kwargs={"fault": fault}), path, plain=True)
     assert says in str(raised.value)
     assert path.read_bytes() == b"older" and names(tmp_path) == [path.name]
 
@@ -225,7 +234,7 @@ def test_what_cannot_be_recorded_is_said_and_an_older_video_stays(fault, error, 
 def test_an_animation_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("upright.views.record.LARGEST_ANIMATION", 60 * 81 * 5)
     with pytest.raises(UprightError, match=r"A \.gif of more than 5 frames .* record an \.mp4, or fewer episodes"):
-        record(agent_on(), tmp_path / "e.gif", plain=True)
+        write_video(agent_on(), tmp_path / "e.gif", plain=True)
     assert names(tmp_path) == []
 
 
@@ -235,7 +244,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr("upright.files.os.fsync", full)
     with pytest.raises(UprightError, match=r"e\.mp4 cannot be written: No space left on device; choose another place"):
-        record(agent_on(), tmp_path / "e.mp4", plain=True)
+        write_video(agent_on(), tmp_path / "e.mp4", plain=True)
     assert names(tmp_path) == []
 
 
@@ -244,7 +253,7 @@ def test_a_missing_package_answers_with_the_line_that_installs_it(module, name, 
     agent = agent_on()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"^{name} is not installed: pip install 'upright\[video\]'$"):
-        record(agent, tmp_path / "e.mp4")
+        write_video(agent, tmp_path / "e.mp4")
     assert names(tmp_path) == []
 
 
@@ -267,7 +276,7 @@ def test_record_makes_a_video_of_what_evaluate_meets(cartpole, tmp_path, capsys)
     ]  # fmt: skip
     frames, seconds = decoded(tmp_path / "new" / "e.mp4")
     assert len(frames) == evaluated.lengths.sum() + 2 and seconds == pytest.approx(len(frames) / 50, abs=0.01)
-    assert frames.shape[1:] == (400, 600 + Panel.WIDTH, 3)
+    assert frames.shape[1:] == (400, 600 + ActionBars.WIDTH, 3)
     assert main(["record", str(cartpole), "-o", f"{tmp_path}/plain.mp4", "--plain"]) == 0
     assert decoded(tmp_path / "plain.mp4")[0].shape[1:] == (400, 600, 3)
 
@@ -306,8 +315,8 @@ def test_without_a_display_watch_offers_a_video(cartpole, monkeypatch, capsys) -
 
 
 def test_an_environment_without_windows_is_not_watched_but_offered_as_a_video(monkeypatch) -> None:
-    from upright.views.watch import watch
+    from upright.views.watch import show
 
     monkeypatch.setattr("upright.views.watch.has_display", lambda: True)
     with pytest.raises(EnvironmentFault, match=r"takes 'human' .* it has 'rgb_array'; try a video: upright record"):
-        list(watch(agent_on(), 1))
+        list(show(agent_on(), 1))

@@ -249,10 +249,10 @@ def save(figure: Any, picture: Path) -> None:
     files.write(picture, content.getvalue())
 
 
-def plot(
+def plot_curves(
     folders: Sequence[Path], picture: Path, returns: Returns = "auto", smooth: int | None = None
 ) -> list[ExperimentCurves]:
-    """Draw the curves of runs or experiments into a file; what was drawn."""
+    """Draw the curves of runs or experiments into a file, and return what was drawn."""
     check_picture(picture)
     experiments, chosen = read_experiments(folders, returns)
     if not experiments:

@@ -41,89 +41,11 @@ KINDS = {
 def make_app(
     answers: Answers, episodes: Episodes, streams: Streams, token: str, cookie: str, allow_remote: bool = False
 ) -> ASGIApp:
-    """The application, with the guard before it."""
+    """Return the application, with the guard before it."""
     files = _static_files()
-
-    def page(name: str) -> Callable[[Request], Awaitable[Response]]:
-        content, kind = files[name]
-
-        async def answer(request: Request) -> Response:
-            return Response(content, media_type=kind)
-
-        return answer
-
-    async def table(request: Request) -> Response:
-        return _json(await run_in_threadpool(answers.table))
-
-    async def series(request: Request) -> Response:
-        query = request.query_params
-        tags = [tag for tag in query.get("tags", "").split(",") if tag][:64]
-        points = int(_real(query.get("points"), 600.0) or 600)
-        low, high = _real(query.get("from"), None), _real(query.get("to"), None)
-        found = await run_in_threadpool(answers.series, _ids(query), tags, max(10, min(points, 5_000)), low, high)
-        return _json(found)
-
-    async def settings(request: Request) -> Response:
-        return _json(await run_in_threadpool(answers.settings, _ids(request.query_params)))
-
-    async def moments(request: Request) -> Response:
-        episodes.prepare()
-        return _json(await run_in_threadpool(answers.moments, _id(request.query_params.get("run"))))
-
-    async def events(request: Request) -> Response:
-        cursors = {}
-        for each in request.query_params.get("runs", "").split(",")[:MOST_RUNS_AT_ONCE]:
-            match = re.fullmatch(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,12})\.(\d{1,12})", each, re.ASCII)
-            if match:
-                cursors[match[1]] = (int(match[2]), int(match[3]), int(match[4]))
-        return StreamingResponse(streams.stream(cursors), media_type="text/event-stream")
-
-    async def play(request: Request) -> Response:
-        body = await _body(request)
-        moment, episode = body.get("moment"), body.get("episode", 0)
-        if not isinstance(moment, str) or isinstance(episode, bool) or not isinstance(episode, int):
-            raise HTTPException(400, "An episode is asked for by run, moment and episode.")
-        if not 0 <= episode < 10**6:
-            raise HTTPException(400, "episode has to be in [0, 1000000).")
-        return _json({"episode": await episodes.play(_id(body.get("run")), moment, episode)})
-
-    async def episode(request: Request) -> Response:
-        played = episodes.get(request.path_params["name"])
-        about = {"state": played.state, "steps": played.steps, "problem": played.problem, "shown": played.shown}
-        return _json(about)
-
-    async def pictures(request: Request) -> Response:
-        content = b"".join(episodes.get(request.path_params["name"]).pictures)
-        return Response(content, media_type="application/octet-stream")
-
-    async def ask(request: Request) -> Response:
-        body = await _body(request)
-        wanted: Any = body.get("request")
-        if wanted not in get_args(control.Request):
-            raise HTTPException(400, f"request has to be one of {', '.join(get_args(control.Request))}.")
-        return _json(await run_in_threadpool(answers.ask, _id(body.get("run")), wanted))
-
-    async def refused(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-        return JSONResponse({"error": answers.anonymous(str(error))}, 409)
-
-    async def gone(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("", 400)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(streams.follow())
-        try:
-            yield
-        finally:
-            following.cancel()
-            streams.close()
-            episodes.close()
-
     routes = [
-        Route("/", page("index.html")),
-        *[Route(f"/{name}", page(name)) for name in files],
+        Route("/", _page(*files["index.html"])),
+        *[Route(f"/{name}", _page(content, kind)) for name, (content, kind) in files.items()],
         Route("/api/runs", table),
         Route("/api/series", series),
         Route("/api/settings", settings),
@@ -140,9 +62,119 @@ def make_app(
         OSError: refused,
         ClientDisconnect: gone,
     }
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=_lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
+    app.state.answers, app.state.episodes, app.state.streams = answers, episodes, streams
     return Guard(app, token, cookie, allow_remote)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    following = asyncio.create_task(app.state.streams.follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        app.state.streams.close()
+        app.state.episodes.close()
+
+
+def _page(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def page(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return page
+
+
+def _answers(request: Request) -> Answers:
+    answers: Answers = request.app.state.answers
+    return answers
+
+
+def _episodes(request: Request) -> Episodes:
+    episodes: Episodes = request.app.state.episodes
+    return episodes
+
+
+async def table(request: Request) -> Response:
+    """Every run's row."""
+    return _json(await run_in_threadpool(_answers(request).table))
+
+
+async def series(request: Request) -> Response:
+    """Steps and values of some tags of some runs."""
+    query = request.query_params
+    tags = [tag for tag in query.get("tags", "").split(",") if tag][:64]
+    points = int(_real(query.get("points"), 600.0) or 600)
+    low, high = _real(query.get("from"), None), _real(query.get("to"), None)
+    points = max(10, min(points, 5_000))
+    return _json(await run_in_threadpool(_answers(request).series, _ids(query), tags, points, low, high))
+
+
+async def settings(request: Request) -> Response:
+    """The settings of some runs."""
+    return _json(await run_in_threadpool(_answers(request).settings, _ids(request.query_params)))
+
+
+async def moments(request: Request) -> Response:
+    """The policies of a run that can be shown."""
+    _episodes(request).prepare()
+    return _json(await run_in_threadpool(_answers(request).moments, _id(request.query_params.get("run"))))
+
+
+async def events(request: Request) -> Response:
+    """What changes, as a stream that ends with the page."""
+    cursors = {}
+    for run in request.query_params.get("runs", "").split(",")[:MOST_RUNS_AT_ONCE]:
+        match = re.fullmatch(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,12})\.(\d{1,12})", run, re.ASCII)
+        if match:
+            cursors[match[1]] = (int(match[2]), int(match[3]), int(match[4]))
+    return StreamingResponse(request.app.state.streams.stream(cursors), media_type="text/event-stream")
+
+
+async def play(request: Request) -> Response:
+    """Begin to play an episode, and answer with its name."""
+    body = await _body(request)
+    moment, number = body.get("moment"), body.get("episode", 0)
+    if not isinstance(moment, str) or isinstance(number, bool) or not isinstance(number, int):
+        raise HTTPException(400, "An episode is asked for by run, moment and episode.")
+    if not 0 <= number < 10**6:
+        raise HTTPException(400, "episode has to be in [0, 1000000).")
+    return _json({"episode": await _episodes(request).play(_id(body.get("run")), moment, number)})
+
+
+async def episode(request: Request) -> Response:
+    """How far an episode is, and once it has ended, what happened in it."""
+    played = _episodes(request).get(request.path_params["name"])
+    about = {"state": played.state, "steps": played.steps, "problem": played.problem, "shown": played.shown}
+    return _json(about)
+
+
+async def pictures(request: Request) -> Response:
+    """The pictures of an episode, one after the other."""
+    content = b"".join(_episodes(request).get(request.path_params["name"]).pictures)
+    return Response(content, media_type="application/octet-stream")
+
+
+async def ask(request: Request) -> Response:
+    """Ask a run for a checkpoint, or to stop."""
+    body = await _body(request)
+    wanted: Any = body.get("request")
+    if wanted not in get_args(control.Request):
+        raise HTTPException(400, f"request has to be one of {', '.join(get_args(control.Request))}.")
+    return _json(await run_in_threadpool(_answers(request).ask, _id(body.get("run")), wanted))
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Why a question is not answered."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return JSONResponse({"error": _answers(request).anonymous(str(error))}, 409)
+
+
+async def gone(request: Request, error: Exception) -> Response:
+    """Nothing, for a client that hung up."""
+    return PlainTextResponse("", 400)
 
 
 def _static_files() -> dict[str, tuple[bytes, str]]:

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from upright.errors import EnvironmentFault, RunError, UprightError
+from upright.errors import EnvironmentFault, UprightError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from upright.agent import Agent
     from upright.environments.environment import Environment
-    from upright.environments.sources import EnvironmentSource
     from upright.settings.config import Loss
 
 MOST_STEPS = 2_000  # of an episode that are shown
@@ -64,10 +63,10 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
     The episode is that of the same number in `upright evaluate` with seed 0. Raises UprightError.
     """
     from upright.environments.environment import EVALUATION_INDEX, make_environment
-    from upright.evaluation import begin, check_spaces
+    from upright.evaluation import check_spaces
 
-    agent, source, step = _agent(wish)
-    why = ""
+    agent, step = _agent(wish)
+    source, why = agent.where_to_act(), ""
     try:
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX, render_mode="rgb_array")
     except EnvironmentFault as error:
@@ -75,7 +74,7 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
         environment = make_environment(source, agent.config, 0, EVALUATION_INDEX)
     try:
         check_spaces(environment, agent.spaces)
-        shown, pictures = _episode(agent, environment, *begin(environment, wish.episode), report)
+        shown, pictures = _episode(agent, environment, wish.episode, report)
     finally:
         environment.close()
     shown["pictures"] = [len(each) for each in pictures]
@@ -85,31 +84,32 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 
 
 def _episode(
-    agent: Agent, environment: Environment, obs: np.ndarray, mask: Any, report: Callable[[int], None]
+    agent: Agent, environment: Environment, episode: int, report: Callable[[int], None]
 ) -> tuple[dict[str, Any], list[bytes]]:
+    from upright.views.episodes import play as moments
+
     q: list[list[float | None]] = []
     actions: list[int] = []
     rewards: list[float] = []
     outputs: list[np.ndarray] = []
     pictures: list[bytes] = []
-    size, terminated, truncated = 0, False, False
-    while not (terminated or truncated) and len(actions) < MOST_STEPS and size < MOST_BYTES:
+    size = 0
+    for moment in moments(agent, environment, episode):
+        if moment.step:
+            rewards.append(float(moment.reward))
+            if moment.step % STEPS_BETWEEN_SIGNS == 0:
+                report(moment.step)
+        if moment.action is None or moment.step >= MOST_STEPS or size >= MOST_BYTES:
+            break
         picture = _picture(environment)
         if picture is not None:
             pictures.append(picture)
             size += len(picture)
-        values = agent.learner.q_values(obs[None])[0]
         if agent.config.loss.outputs is not None:
-            outputs.append(agent.learner.outputs(obs[None])[0])
-        allowed = values if mask is None else np.where(mask, values, -np.inf)
-        action = int(allowed.argmax())
-        q.append([_round(value) if mask is None or mask[i] else None for i, value in enumerate(values)])
-        actions.append(action)
-        obs, reward, terminated, truncated, info = environment.step(action)
-        mask = info.get("action_mask")
-        rewards.append(float(reward))
-        if len(actions) % STEPS_BETWEEN_SIGNS == 0:
-            report(len(actions))
+            outputs.append(agent.learner.outputs(moment.obs[None])[0])
+        allowed = [True] * len(moment.q) if moment.mask is None else moment.mask
+        q.append([_round(value) if may else None for value, may in zip(moment.q, allowed, strict=True)])
+        actions.append(moment.action)
     if pictures and len(pictures) < len(actions):
         pictures = []  # an environment that stops drawing half-way
     reached, following = [0.0] * len(rewards), 0.0
@@ -121,44 +121,20 @@ def _episode(
         "rewards": [_round(each) for each in rewards],
         "reached": [_round(each) for each in reached],
         "total": sum(rewards),
-        "ended": "terminated" if terminated else "truncated" if truncated else "cut",
+        "ended": moment.ended or "cut",
         "distribution": _histograms(agent.config.loss, np.stack(outputs)) if outputs else None,
     }, pictures
 
 
-def _agent(wish: Wish) -> tuple[Agent, EnvironmentSource, float | None]:
-    """The policy of that moment, its environment, and the step that it is of, where its file says so."""
-    from upright.agent import Agent, load
-    from upright.environments.environment import EVALUATION_INDEX, make_environment
-    from upright.environments.trust import allowed_source, named_environment
-    from upright.runs.checkpoint import Checkpoints
-    from upright.settings.config import Config
+def _agent(wish: Wish) -> tuple[Agent, float | None]:
+    """The policy of that moment, and the step that it is of, where its file says so."""
+    from upright.agent import load
+    from upright.runs.policy import policy_at
 
-    if not wish.moment.startswith("step-"):
-        policy = load(wish.folder / wish.moment, device="cpu", trust=wish.trust)
-        source = policy.where_to_act()
-        return policy, source, None
-    step = int(wish.moment.removeprefix("step-"))
-    about, parameters = Checkpoints(wish.folder, 1).policy(step)
-    if about.get("own_network"):
-        raise RunError("This run has a network of its maker's, which no file holds: it cannot be shown here.")
-    try:
-        # Off the accelerator, which training may need.
-        config = Config.from_file(about["config"]).override(engine="auto", device="cpu")
-        named = named_environment(about.get("env"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"The checkpoint at step {step:,} does not describe a run: {error}.") from error
-    source = allowed_source(None, named, config, wish.trust)
-    environment = make_environment(source, config, 0, EVALUATION_INDEX)
-    try:
-        agent = Agent(config, environment.observations, environment.actions, source)
-    finally:
-        environment.close()
-    try:
-        agent.learner.load_parameters(parameters)
-    except ValueError as error:
-        raise RunError(f"The checkpoint at step {step:,} does not fit its run: {error}") from error
-    return agent, source, step
+    if wish.moment.startswith("step-"):
+        step = int(wish.moment.removeprefix("step-"))
+        return policy_at(wish.folder, step, wish.trust), step
+    return load(wish.folder / wish.moment, device="cpu", trust=wish.trust), None
 
 
 def _histograms(loss: Loss, outputs: np.ndarray) -> dict[str, Any]:
@@ -194,8 +170,10 @@ def _histograms(loss: Loss, outputs: np.ndarray) -> dict[str, Any]:
 def _picture(environment: Environment) -> bytes | None:
     from PIL import Image
 
+    from upright.views.episodes import is_picture
+
     frame = environment.env.render() if environment.env.render_mode == "rgb_array" else None
-    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+    if not is_picture(frame):
         return None
     image = Image.fromarray(frame)
     if image.width > WIDEST:
@@ -305,7 +283,8 @@ def _work(connection: Connection) -> None:
 
     import upright.agent
     import upright.environments.environment
-    import upright.evaluation  # noqa: F401 - loaded by the time that somebody presses play
+    import upright.runs.policy
+    import upright.views.episodes  # noqa: F401 - loaded by the time that somebody presses play
 
     sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
     while True:

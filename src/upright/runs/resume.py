@@ -106,7 +106,7 @@ def find_run(
     try:
         checkpoint = Checkpoints(folder, 1).newest()
         about = checkpoint.about
-        settings, seed, named = _described(folder, about)
+        settings, seed, named = described(folder, about)
         if config is not None:
             total_timesteps, trust = config.total_timesteps, True
         if total_timesteps is not None:
@@ -128,8 +128,8 @@ def find_run(
         raise
 
 
-def _described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:
-    """The settings, the seed and the environment's name in a checkpoint's manifest."""
+def described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:
+    """Return the settings, the seed and the environment's name in a checkpoint's manifest. Raises RunError."""
     try:
         config, seed, env = Config.from_file(about["config"]), about["seed"], named_environment(about["env"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:

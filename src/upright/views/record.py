@@ -22,7 +22,8 @@ from upright.environments.sources import EnvironmentSource
 from upright.errors import EnvironmentFault, MissingExtra, RunError, SettingError
 from upright.evaluation import check_request, evaluate
 from upright.messages import first_line
-from upright.views.watch import Moment, has_display, make_rendered, play
+from upright.views.episodes import Moment, is_picture, make_rendered, play
+from upright.views.watch import has_display
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 DEFAULT_RATE = 30  # frames a second, of an environment that does not say it
@@ -34,7 +35,7 @@ FASTEST_FORM = {"crf": "20", "preset": "veryfast"}
 Draw = Callable[[np.ndarray], None]
 
 
-def record(
+def write_video(
     agent: Agent,
     path: Path,
     episodes: int = 1,
@@ -59,21 +60,21 @@ def record(
     source = agent.where_to_act(env)
     if not has_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or SDL complains, though it is to open no window
-    mend = "add it there, and a render() that returns an array of height × width × 3 bytes"
-    environment = make_rendered(agent, source, seed, "rgb_array", mend)
+    fix = "add it there, and a render() that returns an array of height × width × 3 bytes"
+    environment = make_rendered(agent, source, seed, "rgb_array", fix)
     try:
-        panel: Panel | None = None
+        bars: ActionBars | None = None
         results = []
         with _video(path, _rate(environment)) as add:
             for episode in range(episodes):
                 for moment in play(agent, environment, episode):
                     frame = _render(environment)
                     if not plain:
-                        frame = np.repeat(np.repeat(frame, k := -(-Panel.LEAST // len(frame)), 0), k, 1)
-                        panel = panel or _panel(agent, source, episodes, seed, len(frame))
-                        frame = np.concatenate([frame, panel.draw(moment)], axis=1)
+                        frame = np.repeat(np.repeat(frame, k := -(-ActionBars.LEAST // len(frame)), 0), k, 1)
+                        bars = bars or _bars(agent, source, episodes, seed, len(frame))
+                        frame = np.concatenate([frame, bars.draw(moment)], axis=1)
                     add(frame)
-                results.append((moment.reward, moment.step))
+                results.append((moment.total, moment.step))
         return results
     finally:
         environment.close()
@@ -105,7 +106,7 @@ def _render(environment: Environment) -> np.ndarray:
         raise EnvironmentFault(
             f"{environment.name} cannot be rendered here: render() raised {type(error).__name__}: {first_line(error)}"
         ) from error
-    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+    if not is_picture(frame):
         is_array = isinstance(frame, np.ndarray)
         what = f"{frame.dtype} {frame.shape}" if is_array else f"a {type(frame).__name__}"
         raise EnvironmentFault(
@@ -114,8 +115,8 @@ def _render(environment: Environment) -> np.ndarray:
     return frame
 
 
-def _panel(agent: Agent, source: EnvironmentSource, episodes: int, seed: int, height: int) -> Panel:
-    """The panel whose scale holds every value of these episodes, which are played for it without being rendered."""
+def _bars(agent: Agent, source: EnvironmentSource, episodes: int, seed: int, height: int) -> ActionBars:
+    """The bars whose scale holds every value of these episodes, which are played for it without being rendered."""
     low, high = math.inf, -math.inf
 
     def policy(obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -126,14 +127,14 @@ def _panel(agent: Agent, source: EnvironmentSource, episodes: int, seed: int, he
 
     evaluate(policy, source, agent.config, episodes, seed, agent.spaces)
     names = [_name(agent.actions.decode(action)) for action in range(agent.actions.n)]
-    return Panel(names, low, high, height)
+    return ActionBars(names, low, high, height)
 
 
 def _name(action: Any) -> str:
     return "·".join(str(each) for each in action.ravel()) if isinstance(action, np.ndarray) else str(action)
 
 
-class Panel:
+class ActionBars:
     """The values of the actions as bars, the chosen one's strong and with a pointer; the step and the return so far.
 
     rows: the first and the last-but-one line of each bar · left, length: its first column, and columns at most
@@ -193,7 +194,7 @@ class Panel:
                 draw.text((self.left + self.length + 8, middle), text, self.TEXT, self._font, anchor="lm")
         foot = picture.height - 40
         draw.text((12, foot), f"step {moment.step:,}", self.TEXT, self._font)
-        draw.text((12, foot + 18), f"return {moment.reward:,.6g}", self.TEXT, self._font)
+        draw.text((12, foot + 18), f"return {moment.total:,.6g}", self.TEXT, self._font)
         return np.asarray(picture)
 
     def columns(self, value: float) -> int:
