@@ -116,7 +116,7 @@ def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) ->
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
     assert checkpoints(there) == [150, 300] and not (there / "result.json").exists()
-    message = tasks_of_ray._train(task, storage)
+    message = tasks_of_ray._train_on_worker(task, storage)
     assert message["warnings"] == [] and message["finished"]["run"] == task.folder
     mirror = Mirror(Path(task.folder), tasks_of_ray.url(storage, task))
     mirror.pull()
@@ -124,7 +124,7 @@ def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) ->
     assert checkpoints(there) == [450, 600]  # what was pruned is gone there, too
     assert files(there) == files(Path(task.folder))
     assert opened(Path(task.folder)) == finish(Run("CartPole-v1", config, 3, tmp_path / "alone" / "seed-3"))
-    again = tasks_of_ray._train(task, storage)
+    again = tasks_of_ray._train_on_worker(task, storage)
     assert again["finished"] == message["finished"]  # taken as it is
 
 
@@ -137,7 +137,7 @@ def killed_after_two_checkpoints(task: Any, storage: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Mirror.push = killing
-    tasks_of_ray._train(task, storage)
+    tasks_of_ray._train_on_worker(task, storage)
 
 
 def files(folder: Path) -> set[str]:
@@ -320,7 +320,7 @@ def test_what_a_task_raised_is_named(tmp_path, monkeypatch, here_and_now) -> Non
     ray = tasks_of_ray._imported()
     tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
     raised = ray.exceptions.RayTaskError("_train", "a traceback", ValueError("what happened"), "title", 7, "10.0.0.2")
-    monkeypatch.setattr(tasks_of_ray, "_train", lambda task, storage: raised)
+    monkeypatch.setattr(tasks_of_ray, "_train_on_worker", lambda task, storage: raised)
     (event,) = train_on_cluster(tasks, "here")
     assert isinstance(event, Failed) and event.reason == "ValueError: what happened"
 

@@ -31,6 +31,7 @@ from upright.experiments.training import at_once, experiment, plan
 from upright.runs.control import ask
 from upright.runs.folders import RunFolder
 from upright.runs.run import Run
+from upright.views.terminal import Display
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -422,7 +423,7 @@ def test_without_a_terminal_there_is_a_line_for_each_seed_that_ends(tmp_path, mo
     shown = SeedsTerminal(console, tasks)
     shown.take(Reported(tasks[0], 200, {}))
     assert console.file.getvalue() == ""
-    monkeypatch.setattr(SeedsTerminal, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(Display, "SECONDS_BETWEEN_LINES", 0.0)
     shown.take(Reported(tasks[0], 300, {}))
     shown.take(Finished(tasks[3], result(1, 0.25)))
     shown.close()

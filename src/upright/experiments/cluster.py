@@ -53,7 +53,7 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
     with connected(address) as ray:
         for place, task in experiments.items():
             _claim(place, task)
-        train = ray.remote(_train)
+        train = ray.remote(_train_on_worker)
         running: dict[Any, Task] = {}
         try:
             for task in tasks:
@@ -238,7 +238,7 @@ def _start(ray: Any) -> None:
     ray.init("local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def _train(task: Task, storage: str | None) -> dict[str, Any]:
+def _train_on_worker(task: Task, storage: str | None) -> dict[str, Any]:
     """What a Ray task does: a seed's result, or why it has none."""
     warnings: list[str] = []
     with told(warnings.append):

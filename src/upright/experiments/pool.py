@@ -65,7 +65,7 @@ class _Child:
         self._records = Records(task)
         self.pipe, self._other = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("spawn")  # a fork would share what the parent holds
-        self.process = context.Process(target=_train, args=(task, self._other), name=f"seed-{task.seed}")
+        self.process = context.Process(target=_train_in_child, args=(task, self._other), name=f"seed-{task.seed}")
 
     def start(self) -> None:
         with _for_a_child():
@@ -126,7 +126,7 @@ def _how(status: int | None) -> str:
     return f"exit status {status}"
 
 
-def _train(task: Task, pipe: connection.Connection) -> None:
+def _train_in_child(task: Task, pipe: connection.Connection) -> None:
     """What a child does."""
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
