@@ -193,7 +193,7 @@ def test_a_folder_that_holds_another_run_is_refused(capsys) -> None:
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert main(run) == 2
     assert (
-        "mine/seed-0 already holds a run: go on with it (upright resume), or choose another seed (--seed) or folder (--out)."
+        "mine/seed-0 already holds a run: resume it (upright resume), or choose another seed (--seed) or folder (--out)."
         in capsys.readouterr().err
     )
     assert main([*run, "--seed", "1", "--gamma", "0.5"]) == 2
