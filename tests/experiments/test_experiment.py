@@ -362,6 +362,7 @@ def test_a_summary_is_computed_from_the_results_alone() -> None:
         assert (estimate.low, estimate.high) == statistics.bootstrap_interval(of, means)
         assert estimate.low <= estimate.value <= estimate.high
         assert written[name] == {"value": estimate.value, "interval": [estimate.low, estimate.high]}
+        assert statistics.Estimate.from_dict(written[name]) == estimate
     shuffled = [result(seed, means[seed]) for seed in (3, 1, 7, 0, 2, 6, 5, 4)]
     assert summarise(shuffled) == summary
     without = summarise([result(seed, mean, None) for seed, mean in enumerate(means)])

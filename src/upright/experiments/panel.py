@@ -44,7 +44,7 @@ class SeedsTerminal:
         if isinstance(event, Failed):
             self._print(f"{name} failed: {event.reason}")
         if isinstance(event, Finished) and not self._console.is_terminal:
-            self._print(f"{name}: {_outcome(event)}")
+            self._print(f"{name}: {_final(event)}")
         else:
             has_ended = not isinstance(event, Reported)
             self._display.show(self._panel, self._where, at_once=has_ended and self._console.is_terminal)
@@ -120,13 +120,13 @@ def _state(event: Event | None, total: int) -> Text:
             mean = metrics.get("rollout/ep_rew_mean")
             return Text(f"{step / total:4.0%}" + ("" if mean is None else f"  return {mean:.1f}"))
         case Finished():
-            return Text(_outcome(event), style="bold" if event.result.get("solved") else "")
+            return Text(_final(event), style="bold" if event.result.get("solved") else "")
         case Failed():
             return Text("failed", style="red")
     return Text("waits", style="dim")
 
 
-def _outcome(event: Finished) -> str:
+def _final(event: Finished) -> str:
     solved = {True: ", solved", False: ", not solved"}.get(event.result["solved"], "")
     return f"{event.result['final_mean']:.2f}{solved}"
 

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
+from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, attempt
 from upright.messages import told
 
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
@@ -135,7 +135,7 @@ def _train_in_child(task: Task, pipe: connection.Connection) -> None:
             pipe.send_bytes(json.dumps(message).encode())
 
     with told(lambda text: say({"warning": text})):
-        say(outcome(task))
+        say(attempt(task))
 
 
 def _stop_with_parent() -> None:
