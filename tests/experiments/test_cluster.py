@@ -25,7 +25,7 @@ from upright.errors import MissingExtra, RunError, SettingError
 from upright.experiments import cluster as tasks_of_ray
 from upright.experiments.cluster import train_on_cluster
 from upright.experiments.mirror import Mirror
-from upright.experiments.seeds import Failed, Finished, Reported, Task, outcome
+from upright.experiments.seeds import Failed, Finished, Reported, Task, attempt
 from upright.experiments.training import experiment, plan
 from upright.files import lock
 from upright.messages import first_line
@@ -116,7 +116,7 @@ def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) ->
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
     assert checkpoints(there) == [150, 300] and not (there / "result.json").exists()
-    message = tasks_of_ray._train(task, storage)
+    message = tasks_of_ray._train_on_worker(task, storage)
     assert message["warnings"] == [] and message["finished"]["run"] == task.folder
     mirror = Mirror(Path(task.folder), tasks_of_ray.url(storage, task))
     mirror.pull()
@@ -124,7 +124,7 @@ def test_machines_without_a_common_folder_keep_their_seeds_at_a_url(tmp_path) ->
     assert checkpoints(there) == [450, 600]  # what was pruned is gone there, too
     assert files(there) == files(Path(task.folder))
     assert opened(Path(task.folder)) == finish(Run("CartPole-v1", config, 3, tmp_path / "alone" / "seed-3"))
-    again = tasks_of_ray._train(task, storage)
+    again = tasks_of_ray._train_on_worker(task, storage)
     assert again["finished"] == message["finished"]  # taken as it is
 
 
@@ -137,7 +137,7 @@ def killed_after_two_checkpoints(task: Any, storage: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Mirror.push = killing
-    tasks_of_ray._train(task, storage)
+    tasks_of_ray._train_on_worker(task, storage)
 
 
 def files(folder: Path) -> set[str]:
@@ -308,7 +308,7 @@ def test_a_result_that_cannot_be_delivered_is_not_called_one(signalled, tmp_path
     monkeypatch.setattr(tasks_of_ray, "PATIENCE", 0.0)
     (task,) = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
     comes_to = {"finished": {}} if signalled is None else {"failed": "It was stopped.", "signal": signalled}
-    monkeypatch.setattr(tasks_of_ray, "outcome", lambda task, sinks: comes_to)
+    monkeypatch.setattr(tasks_of_ray, "attempt", lambda task, sinks: comes_to)
     monkeypatch.setattr(Mirror, "_push", lambda mirror: (_ for _ in ()).throw(OSError("Slow down")))
     message = tasks_of_ray._train_apart(task, (tmp_path / "there").as_uri())
     why = "It came to its end." if signalled is None else "It was stopped."
@@ -320,7 +320,7 @@ def test_what_a_task_raised_is_named(tmp_path, monkeypatch, here_and_now) -> Non
     ray = tasks_of_ray._imported()
     tasks = plan("CartPole-v1", TINY, [0], tmp_path / "e", elsewhere=True)
     raised = ray.exceptions.RayTaskError("_train", "a traceback", ValueError("what happened"), "title", 7, "10.0.0.2")
-    monkeypatch.setattr(tasks_of_ray, "_train", lambda task, storage: raised)
+    monkeypatch.setattr(tasks_of_ray, "_train_on_worker", lambda task, storage: raised)
     (event,) = train_on_cluster(tasks, "here")
     assert isinstance(event, Failed) and event.reason == "ValueError: what happened"
 
@@ -448,11 +448,11 @@ def test_a_seed_is_waited_for_while_a_lost_process_holds_it(tmp_path) -> None:
     config = TINY.override(total_timesteps=200)
     task = plan("CartPole-v1", config, [0], tmp_path / "e")[0]
     other = Run("CartPole-v1", config, 0, Path(task.folder))
-    assert "is in use: another process trains there" in outcome(task)["failed"]
+    assert "is in use: another process trains there" in attempt(task)["failed"]
     ending = threading.Timer(0.5, lambda: other.discard())
     began = time.monotonic()
     ending.start()
-    assert outcome(task, patience=60)["finished"]["steps"] == 200
+    assert attempt(task, patience=60)["finished"]["steps"] == 200
     assert time.monotonic() - began >= 0.5
     ending.join()
 

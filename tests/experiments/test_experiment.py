@@ -31,6 +31,7 @@ from upright.experiments.training import at_once, experiment, plan
 from upright.runs.control import ask
 from upright.runs.folders import RunFolder
 from upright.runs.run import Run
+from upright.views.terminal import Display
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -361,6 +362,7 @@ def test_a_summary_is_computed_from_the_results_alone() -> None:
         assert (estimate.low, estimate.high) == statistics.bootstrap_interval(of, means)
         assert estimate.low <= estimate.value <= estimate.high
         assert written[name] == {"value": estimate.value, "interval": [estimate.low, estimate.high]}
+        assert statistics.Estimate.from_dict(written[name]) == estimate
     shuffled = [result(seed, means[seed]) for seed in (3, 1, 7, 0, 2, 6, 5, 4)]
     assert summarise(shuffled) == summary
     without = summarise([result(seed, mean, None) for seed, mean in enumerate(means)])
@@ -422,7 +424,7 @@ def test_without_a_terminal_there_is_a_line_for_each_seed_that_ends(tmp_path, mo
     shown = SeedsTerminal(console, tasks)
     shown.take(Reported(tasks[0], 200, {}))
     assert console.file.getvalue() == ""
-    monkeypatch.setattr(SeedsTerminal, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(Display, "SECONDS_BETWEEN_LINES", 0.0)
     shown.take(Reported(tasks[0], 300, {}))
     shown.take(Finished(tasks[3], result(1, 0.25)))
     shown.close()

@@ -38,7 +38,7 @@ from upright.experiments.search_space import (
 )
 from upright.experiments.seeds import Event, Failed, Finished, Reported, Task, train_seed
 from upright.experiments.training import train_tasks
-from upright.experiments.tune import JUDGED_TRIALS, Began, Ended, Study, run_trials
+from upright.experiments.tune import JUDGED_TRIALS, Study, TrialBegan, TrialEnded, run_trials
 from upright.runs.folders import seed_folder
 from upright.settings import presets
 from upright.settings.config import KINDS
@@ -110,8 +110,8 @@ def by_learning_rate(config: dict[str, Any], seed: int) -> float:
     return -1_000 * abs(config["learning_rate"] - 0.01) + seed
 
 
-def ended(events: Sequence[Any]) -> list[Ended]:
-    return [event for event in events if isinstance(event, Ended)]
+def ended(events: Sequence[Any]) -> list[TrialEnded]:
+    return [event for event in events if isinstance(event, TrialEnded)]
 
 
 # --- the space ---
@@ -261,7 +261,7 @@ def test_it_finds_what_is_better_and_keeps_it() -> None:
     assert best["summary"]["interquartile_mean"]["value"] == scores[best["trial"]] == stored().best_value
     assert best["config"] == trainer.configs[best["trial"]]
     assert 0.001 < best["config"]["learning_rate"] < 0.02
-    assert [event.number for event in events if isinstance(event, Began)] == list(range(14))
+    assert [event.number for event in events if isinstance(event, TrialBegan)] == list(range(14))
     # Its score is that of the middle of the seeds, of which it has all.
     assert best["summary"]["seeds"] == [0, 1, 2]
     assert trainer.open == 0
@@ -304,7 +304,7 @@ def test_a_trial_that_is_broken_off_is_taken_up_again() -> None:
     trainer = Trainer(by_learning_rate)
     events = run_trials(study(), 3, trainer)
     seen = [next(events) for _ in range(5)]
-    assert isinstance(seen[0], Began) and isinstance(seen[4], Reported)
+    assert isinstance(seen[0], TrialBegan) and isinstance(seen[4], Reported)
     events.close()
     assert trainer.open == 0
     failed, waiting = stored().trials
@@ -485,7 +485,7 @@ def test_a_cluster_comes_to_the_same(monkeypatch) -> None:
 
     def scores(folder: str, trainer: Any, **where: Any) -> list[float | None]:
         searched = Study("CartPole-v1", config, TINY_SPACE, (0, 1), Path(folder).absolute(), **where)
-        return [event.score for event in run_trials(searched, 2, trainer) if isinstance(event, Ended)]
+        return [event.score for event in run_trials(searched, 2, trainer) if isinstance(event, TrialEnded)]
 
     alone = scores("alone", train_tasks)
     with cluster(1, monkeypatch) as made:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from upright import files
 from upright.cli.arguments import Sweep, Train
@@ -21,12 +21,14 @@ from upright.result import signals
 from upright.runs.folders import ExperimentFolder, experiment_folder, sweep_folder
 from upright.views.terminal import console_on, printed
 
+E = TypeVar("E")
+
 SEED_FAILED = 1
 MOST_SEEDS = 10_000
 
 
-class Outcome(NamedTuple):
-    """What became of some tasks, and the number of the signal that stopped them, or None."""
+class Trained(NamedTuple):
+    """How some tasks ended, and the number of the signal that stopped the others, or None."""
 
     finished: list[Finished]
     failed: list[Failed]
@@ -41,14 +43,14 @@ def experiment(arguments: Train) -> int:
     tasks = _tasks(arguments, folder)
     shown = beside.if_asked(arguments.dashboard, Path(tasks[0].folder), False, console)
     with printed(console, arguments.quiet) as say, shown:
-        outcome = _train(arguments, tasks, f"{len(tasks):,} seeds", console, say)
-        summary = _summaries(outcome).get(folder)
+        trained = _train_tasks(arguments, tasks, f"{len(tasks):,} seeds", console, say)
+        summary = _summaries(trained).get(folder)
         if summary is not None and not arguments.quiet:
             console.print(table(summary))
         say(f"Experiment: {folder}")
     about = {} if summary is None else summary.to_dict()
-    reasons = {str(event.task.seed): event.reason for event in outcome.failed}
-    return _end(arguments, outcome, {**about, "failed": reasons, "experiment": str(folder)})
+    reasons = {str(event.task.seed): event.reason for event in trained.failed}
+    return _end(arguments, trained, {**about, "failed": reasons, "experiment": str(folder)})
 
 
 def sweep(points: dict[str, Sweep]) -> int:
@@ -63,8 +65,10 @@ def sweep(points: dict[str, Sweep]) -> int:
     by_seed = [task for seed in zip(*tasks, strict=True) for task in seed]  # so that all points can soon be compared
     shown = beside.if_asked(arguments.dashboard, folder / "point", False, console)
     with printed(console, arguments.quiet) as say, shown:
-        outcome = _train(arguments, by_seed, f"{len(tasks[0]):,} seeds at each of {len(points):,} points", console, say)
-        summaries = _summaries(outcome)
+        trained = _train_tasks(
+            arguments, by_seed, f"{len(tasks[0]):,} seeds at each of {len(points):,} points", console, say
+        )
+        summaries = _summaries(trained)
         found = {name: summaries[folder / name] for name in points if folder / name in summaries}
         found = dict(sorted(found.items(), key=lambda point: point[1].interquartile_mean.value, reverse=True))
         about = [
@@ -76,7 +80,7 @@ def sweep(points: dict[str, Sweep]) -> int:
             if not arguments.quiet:
                 console.print(sweep_table(found))
         say(f"Sweep: {folder}")
-    return _end(arguments, outcome, {**result, "failed": {event.task.folder: event.reason for event in outcome.failed}})
+    return _end(arguments, trained, {**result, "failed": {event.task.folder: event.reason for event in trained.failed}})
 
 
 def _tasks(arguments: Train, folder: Path) -> list[Task]:
@@ -102,50 +106,63 @@ def seeds_of(arguments: Train) -> range:
     return range(arguments.seed, arguments.seed + count)
 
 
-def _train(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Outcome:
+def _train_tasks(arguments: Train, tasks: list[Task], what: str, console: Any, say: Callable[[str], None]) -> Trained:
     together = f"{at_once(tasks, arguments.jobs)} at once"
     if arguments.cluster is not None:
         together = f"on a Ray cluster ({arguments.cluster})"
     say(f"Training {arguments.env} for {arguments.config.total_timesteps:,} steps with {what}, {together}.")
-    outcome = follow(
-        train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url), tasks, console, arguments.quiet
-    )
-    if outcome.signal is not None:
-        count = len(outcome.finished)
-        say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command goes on with the others.")
-    return outcome
+    trained = Trained([], [], None)
+    shown = None if arguments.quiet else SeedsTerminal(console, tasks)
 
+    def take(event: Event) -> None:
+        match event:
+            case Finished():
+                trained.finished.append(event)
+            case Failed(task=task, reason=reason):
+                trained.failed.append(event)
+                if shown is None:
+                    print(f"upright: {task.folder} failed: {reason}", file=sys.stderr)
+        if shown is not None:
+            shown.take(event)
 
-def follow(events: Generator[Event], tasks: Sequence[Task], console: Any, quiet: bool) -> Outcome:
-    """Show what happens to these tasks, until all have ended or a signal stops them."""
-    outcome = Outcome([], [], None)
-    received: list[int] = []
-    shown = None if quiet else SeedsTerminal(console, tasks)
     try:
-        # Ray says on standard output what became of a worker, which is no place for that.
-        with signals(received), contextlib.redirect_stdout(sys.stderr), contextlib.closing(events):
-            for event in events:
-                match event:
-                    case Finished():
-                        outcome.finished.append(event)
-                    case Failed(task=task, reason=reason):
-                        outcome.failed.append(event)
-                        if shown is None:
-                            print(f"upright: {task.folder} failed: {reason}", file=sys.stderr)
-                if shown is not None:
-                    shown.take(event)
-    except KeyboardInterrupt:
-        return outcome._replace(signal=received[0])
+        stop = follow(train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url), take)
     finally:
         if shown is not None:
             shown.close()
-    return outcome
+    if stop is not None:
+        count = len(trained.finished)
+        say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command goes on with the others.")
+    return trained._replace(signal=stop)
 
 
-def _summaries(outcome: Outcome) -> dict[Path, Summary]:
+def follow(
+    events: Generator[E], take: Callable[[E], None], *contexts: contextlib.AbstractContextManager[Any]
+) -> int | None:
+    """Hand each event to `take` until all have come, or a signal stops them: return its number, or None.
+
+    contexts: entered before the first event is asked for
+    """
+    received: list[int] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(signals(received))
+            # Ray prints what became of a worker, where only the result belongs.
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            for context in contexts:
+                stack.enter_context(context)
+            stack.enter_context(contextlib.closing(events))
+            for event in events:
+                take(event)
+    except KeyboardInterrupt:
+        return received[0]
+    return None
+
+
+def _summaries(trained: Trained) -> dict[Path, Summary]:
     """The summaries of the experiments with finished seeds, by their folders, in which they are also written."""
     results: dict[Path, list[dict[str, Any]]] = {}
-    for event in outcome.finished:
+    for event in trained.finished:
         results.setdefault(Path(event.task.folder).parent, []).append(event.result)
     summaries = {folder: summarise(found) for folder, found in results.items()}
     for folder, summary in summaries.items():
@@ -153,14 +170,14 @@ def _summaries(outcome: Outcome) -> dict[Path, Summary]:
     return summaries
 
 
-def _end(arguments: Train, outcome: Outcome, result: dict[str, Any]) -> int:
+def _end(arguments: Train, trained: Trained, result: dict[str, Any]) -> int:
     """Print the result if it is asked for, and say how many failed; the exit status."""
     if arguments.json:
         print(json.dumps(result))
-    if outcome.failed:
-        count = len(outcome.failed)
+    if trained.failed:
+        count = len(trained.failed)
         seeds = "1 seed" if count == 1 else f"{count:,} seeds"
         print(f"upright: {seeds} failed; the same command tries again.", file=sys.stderr)
-    if outcome.signal is not None:
-        return 128 + outcome.signal
-    return SEED_FAILED if outcome.failed else 0
+    if trained.signal is not None:
+        return 128 + trained.signal
+    return SEED_FAILED if trained.failed else 0

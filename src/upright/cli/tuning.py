@@ -6,24 +6,31 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from upright import files
 from upright.cli.arguments import Tune
-from upright.cli.experiments import seeds_of
+from upright.cli.experiments import follow, seeds_of
 from upright.comparison.statistics import Estimate
 from upright.dashboard import beside
-from upright.errors import RunError, SettingError
+from upright.errors import SettingError
 from upright.experiments.cluster import connected
 from upright.experiments.pool import train_in_processes
 from upright.experiments.search_space import SPACE, check_space, narrowed, read_space
 from upright.experiments.seeds import Event, Reported, Task, Warned
 from upright.experiments.training import take_finished, train_tasks
-from upright.experiments.tune import FRESH, Began, Ended, Study, describe_study, is_same_study, run_trials
-from upright.result import signals
-from upright.runs.folders import StudyFolder, numbered_folders
+from upright.experiments.tune import (
+    FRESH,
+    Study,
+    TrialBegan,
+    TrialEnded,
+    describe_study,
+    is_same_study,
+    read_best,
+    run_trials,
+)
+from upright.runs.folders import numbered_folders
 from upright.views.terminal import console_on, print_plainly, printed
 
 NOTHING_FINISHED = 1
@@ -31,11 +38,9 @@ EVALUATIONS = 10  # of a trial, where --eval-freq does not say how often
 
 
 def tune(arguments: Tune) -> int:
-    """Search for settings, and say what came of it and how to judge it."""
+    """Search for settings, and print the best and how to judge it."""
     study = _study(arguments)
     console = console_on(sys.stderr if arguments.json else sys.stdout)
-    stop = None
-    warned: set[str] = set()
 
     def say(text: str) -> None:
         if not arguments.quiet:
@@ -44,57 +49,65 @@ def tune(arguments: Tune) -> int:
     with printed(None, quiet=True):
         study.plan(study.config, "trial")  # raises what every trial would raise, before a dashboard starts
     shown = beside.if_asked(arguments.dashboard, study.folder / "trial", False, console)
-    with printed(None, quiet=True), shown:  # what a run says as it is made, its seeds' processes say
+    with printed(None, quiet=True), shown:  # what a run logs as it is made, the processes of its seeds log
         say(
             f"Searching {len(study.space)} settings for {study.env}: {arguments.trials:,} trials of "
             f"{study.config.total_timesteps:,} steps with {len(study.seeds):,} seeds. Study: {study.folder}"
         )
-
-        trials = run_trials(study, arguments.trials, lambda tasks: _train(arguments, tasks))
-        received: list[int] = []
-        status = None if arguments.quiet or not console.is_terminal else console.status("")
-        try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(signals(received))
-                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # which is no place for what Ray says
-                if arguments.cluster is not None:
-                    stack.enter_context(connected(arguments.cluster))  # for all trials
-                stack.enter_context(contextlib.closing(trials))
-                stack.enter_context(status or contextlib.nullcontext())
-                number = 0
-                for event in trials:
-                    match event:
-                        case Began(number=number, drawn=drawn):
-                            say(f"trial {number}: {_settings(drawn)}")
-                        case Ended(score=None, why=why):
-                            say(f"trial {number} {why}")
-                        case Ended(score=float(score)):
-                            say(f"trial {number} came to {score:.4g}")
-                        case Warned(text=text) if text not in warned:
-                            warned.add(text)
-                            say(text)
-                        case Reported(task=task, step=step) if status is not None:
-                            status.update(f"trial {number}, {Path(task.folder).name}: step {step:,}")
-        except KeyboardInterrupt:
-            stop = received[0]
-            say("Stopped; the same command goes on.")
-        best = _best(study.folder)
-        command = _command(arguments, study)
-        if best is None:
-            say("No trial has come to its end.")
-        else:
-            middle = Estimate.from_dict(best["summary"]["interquartile_mean"])
-            interval = f"[{middle.low:.4g}, {middle.high:.4g}]"
-            say(f"Best: trial {best['trial']}, {middle.value:.4g} {interval}: {_settings(best['drawn'])}")
-            say(
-                f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, "
-                "on which it was chosen: it flatters, the more the more trials there were. To judge these settings, "
-                "train fresh seeds:"
-            )
-            say(f"  {command}")
+        stop = _search(arguments, study, console, say)
+        best = read_best(study.folder)
+        command = None if best is None else _command(arguments, study)
+        for text in _conclusion(study, best, command):
+            say(text)
     if arguments.json:
-        print(json.dumps({"env": study.env, "study": str(study.folder), "best": best, "command": best and command}))
+        print(json.dumps({"env": study.env, "study": str(study.folder), "best": best, "command": command}))
     return 128 + stop if stop is not None else NOTHING_FINISHED if best is None else 0
+
+
+def _search(arguments: Tune, study: Study, console: Any, say: Callable[[str], None]) -> int | None:
+    """Train the trials; the number of the signal that stopped them, or None."""
+    status = None if arguments.quiet or not console.is_terminal else console.status("")
+    warned: set[str] = set()
+    number = 0
+
+    def take(event: TrialBegan | Event | TrialEnded) -> None:
+        nonlocal number
+        match event:
+            case TrialBegan(number=number, drawn=drawn):
+                say(f"trial {number}: {_settings(drawn)}")
+            case TrialEnded(score=None, why=why):
+                say(f"trial {number} {why}")
+            case TrialEnded(score=float(score)):
+                say(f"trial {number} came to {score:.4g}")
+            case Warned(text=text) if text not in warned:
+                warned.add(text)
+                say(text)
+            case Reported(task=task, step=step) if status is not None:
+                status.update(f"trial {number}, {Path(task.folder).name}: step {step:,}")
+
+    nothing = contextlib.nullcontext()
+    cluster = nothing if arguments.cluster is None else connected(arguments.cluster)  # one for all trials
+    trials = run_trials(study, arguments.trials, lambda tasks: _train_seeds(arguments, tasks))
+    stop = follow(trials, take, cluster, status or nothing)
+    if stop is not None:
+        say("Stopped; the same command goes on.")
+    return stop
+
+
+def _conclusion(study: Study, best: Mapping[str, Any] | None, command: str | None) -> Iterator[str]:
+    """The best settings, and how to judge them."""
+    if best is None:
+        yield "No trial has come to its end."
+        return
+    middle = Estimate.from_dict(best["summary"]["interquartile_mean"])
+    interval = f"[{middle.low:.4g}, {middle.high:.4g}]"
+    yield f"Best: trial {best['trial']}, {middle.value:.4g} {interval}: {_settings(best['drawn'])}"
+    yield (
+        f"That is the interquartile mean of the final policies of seeds {study.seeds[0]} to {study.seeds[-1]}, on "
+        "which it was chosen: it flatters, the more the more trials there were. To judge these settings, train fresh "
+        "seeds:"
+    )
+    yield f"  {command}"
 
 
 def _study(arguments: Tune) -> Study:
@@ -124,20 +137,13 @@ def _study(arguments: Tune) -> Study:
     return Study(arguments.env, config, space, seeds, folder, elsewhere, arguments.tensorboard)
 
 
-def _train(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
+def _train_seeds(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
     """Train a trial's seeds; unless something else is asked for all at once, also on fewer cores, to prune it early."""
     if arguments.jobs is not None or arguments.cluster is not None:
         yield from train_tasks(tasks, arguments.jobs, arguments.cluster, arguments.storage_url)
         return
     missing = yield from take_finished(tasks)
     yield from train_in_processes(missing, len(missing))
-
-
-def _best(folder: Path) -> dict[str, Any] | None:
-    try:
-        return files.read_json(StudyFolder(folder).best)
-    except RunError:
-        return None
 
 
 def _command(arguments: Tune, study: Study) -> str:

@@ -22,7 +22,7 @@ from upright.runs.folders import SEED, ExperimentFolder, RunFolder, StudyFolder
 from upright.runs.metrics import WINDOW
 from upright.settings.config import Config
 
-TAGS = ("rollout/ep_rew", "rollout/ep_rew_mean", "eval/mean_reward", "time/episodes", "time/time_elapsed")
+TAGS = (records.RETURN, "rollout/ep_rew_mean", "eval/mean_reward", "time/episodes", "time/time_elapsed")
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _history(
     evaluations: list[tuple[float, float, float]] = []
     for line in records.read(run.metrics, TAGS):
         step, seconds = line[records.STEP], line.get("time/time_elapsed", np.nan)
-        if "rollout/ep_rew" in line:
-            episodes.append((step, line["rollout/ep_rew"]))
+        if records.RETURN in line:
+            episodes.append((step, line[records.RETURN]))
         if "rollout/ep_rew_mean" in line and line.get("time/episodes", 0) >= WINDOW:
             means.append((step, line["rollout/ep_rew_mean"], seconds))
         if "eval/mean_reward" in line:

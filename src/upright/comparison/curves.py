@@ -67,7 +67,7 @@ class ExperimentCurves:
 
 def read_curve(run: RunFolder, returns: Literal["train", "eval"]) -> Curve:
     """Return the episodes' returns, or the evaluations' mean returns, as far as a run's metrics are written."""
-    tag = "rollout/ep_rew" if returns == "train" else "eval/mean_reward"
+    tag = records.RETURN if returns == "train" else "eval/mean_reward"
     lines = records.read(run.metrics, (tag,))
     return curve_of([(line[records.STEP], line[tag]) for line in lines if tag in line])
 

@@ -272,7 +272,7 @@ def _shown(line: records.Line) -> dict[str, float]:
     """The numbers of a line that are shown."""
     if not records.is_episode(line):
         return records.numbers(line)
-    total, length = line.get("rollout/ep_rew"), line.get("rollout/ep_len")
+    total, length = line.get(records.RETURN), line.get(records.LENGTH)
     return {RETURN: total, LENGTH: length} if is_number(total) and is_number(length) else {}
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from upright.errors import MissingExtra, RunError, UprightError
 from upright.experiments.mirror import Mirror
 from upright.experiments.pool import SECONDS_BETWEEN_LOOKS
-from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
+from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, attempt
 from upright.files import LOCK, lock, remove
 from upright.machine import cores
 from upright.messages import first_line, told
@@ -53,7 +53,7 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
     with connected(address) as ray:
         for place, task in experiments.items():
             _claim(place, task)
-        train = ray.remote(_train)
+        train = ray.remote(_train_on_worker)
         running: dict[Any, Task] = {}
         try:
             for task in tasks:
@@ -238,11 +238,11 @@ def _start(ray: Any) -> None:
     ray.init("local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def _train(task: Task, storage: str | None) -> dict[str, Any]:
+def _train_on_worker(task: Task, storage: str | None) -> dict[str, Any]:
     """What a Ray task does: a seed's result, or why it has none."""
     warnings: list[str] = []
     with told(warnings.append):
-        message = outcome(task, PATIENCE) if storage is None else _train_apart(task, storage)
+        message = attempt(task, PATIENCE) if storage is None else _train_apart(task, storage)
     if message.get("signal") == signal.SIGTERM:  # this worker is to go, and the seed is to go on elsewhere
         os._exit(1)
     return {**message, "warnings": warnings}
@@ -256,7 +256,7 @@ def _train_apart(task: Task, storage: str) -> dict[str, Any]:
             write_description(here.place.experiment.config, task.env, Config.from_dict(task.config))
             mirror = Mirror(Path(here.folder), url(storage, task))
             mirror.pull(patience=SECONDS_TO_ANSWER)
-            message = outcome(here, sinks=[mirror])
+            message = attempt(here, sinks=[mirror])
             try:
                 if "finished" in message:
                     message["finished"]["run"] = task.folder

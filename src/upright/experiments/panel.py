@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from upright.comparison.statistics import Estimate
 from upright.comparison.summary import Summary
 from upright.experiments.seeds import Event, Failed, Finished, Reported, Task, Warned
-from upright.views.terminal import print_plainly
+from upright.views.terminal import Display, print_plainly
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,10 +21,7 @@ CELL = 26  # characters
 
 
 class SeedsTerminal:
-    """One live panel of all seeds in a terminal; elsewhere a line for each that ends, and one every ten seconds."""
-
-    SECONDS_BETWEEN_LINES = 10.0
-    SECONDS_BETWEEN_PANELS = 0.25
+    """All seeds in one live panel of a terminal; elsewhere a line for each that ends, and one every ten seconds."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._title = console, tasks[0].env
@@ -32,12 +29,8 @@ class SeedsTerminal:
         self._names = _names(tasks)
         self._totals = {task.folder: int(task.config["total_timesteps"]) for task in tasks}
         self._said: set[str] = set()
-        self._last = self._began = time.monotonic()
-        if console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live(console=console, auto_refresh=False)
-            self._live.start()
+        self._began = time.monotonic()
+        self._display = Display(console)
 
     def take(self, event: Event) -> None:
         """Take what happened, and show it."""
@@ -50,22 +43,15 @@ class SeedsTerminal:
         self._latest[event.task.folder] = event
         if isinstance(event, Failed):
             self._print(f"{name} failed: {event.reason}")
-        now = time.monotonic()
-        if self._console.is_terminal:
-            if now - self._last >= self.SECONDS_BETWEEN_PANELS or not isinstance(event, Reported):
-                self._last = now
-                self._live.update(self._panel(), refresh=True)
-        elif isinstance(event, Finished):
-            self._print(f"{name}: {_outcome(event)}")
-        elif now - self._last >= self.SECONDS_BETWEEN_LINES:
-            self._last = now
-            self._print(self._where())
+        if isinstance(event, Finished) and not self._console.is_terminal:
+            self._print(f"{name}: {_final(event)}")
+        else:
+            has_ended = not isinstance(event, Reported)
+            self._display.show(self._panel, self._where, at_once=has_ended and self._console.is_terminal)
 
     def close(self) -> None:
-        """Leave the last panel standing."""
-        if self._console.is_terminal:
-            self._live.update(self._panel(), refresh=True)
-            self._live.stop()
+        """Leave the last panel in the terminal."""
+        self._display.close(self._panel)
 
     def _print(self, text: str) -> None:
         print_plainly(self._console, text)
@@ -134,13 +120,13 @@ def _state(event: Event | None, total: int) -> Text:
             mean = metrics.get("rollout/ep_rew_mean")
             return Text(f"{step / total:4.0%}" + ("" if mean is None else f"  return {mean:.1f}"))
         case Finished():
-            return Text(_outcome(event), style="bold" if event.result.get("solved") else "")
+            return Text(_final(event), style="bold" if event.result.get("solved") else "")
         case Failed():
             return Text("failed", style="red")
     return Text("waits", style="dim")
 
 
-def _outcome(event: Finished) -> str:
+def _final(event: Finished) -> str:
     solved = {True: ", solved", False: ", not solved"}.get(event.result["solved"], "")
     return f"{event.result['final_mean']:.2f}{solved}"
 

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, outcome
+from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, attempt
 from upright.messages import told
 
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
@@ -65,7 +65,7 @@ class _Child:
         self._records = Records(task)
         self.pipe, self._other = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("spawn")  # a fork would share what the parent holds
-        self.process = context.Process(target=_train, args=(task, self._other), name=f"seed-{task.seed}")
+        self.process = context.Process(target=_train_in_child, args=(task, self._other), name=f"seed-{task.seed}")
 
     def start(self) -> None:
         with _for_a_child():
@@ -126,7 +126,7 @@ def _how(status: int | None) -> str:
     return f"exit status {status}"
 
 
-def _train(task: Task, pipe: connection.Connection) -> None:
+def _train_in_child(task: Task, pipe: connection.Connection) -> None:
     """What a child does."""
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
@@ -135,7 +135,7 @@ def _train(task: Task, pipe: connection.Connection) -> None:
             pipe.send_bytes(json.dumps(message).encode())
 
     with told(lambda text: say({"warning": text})):
-        say(outcome(task))
+        say(attempt(task))
 
 
 def _stop_with_parent() -> None:

@@ -115,8 +115,8 @@ def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     return train_to_result(run, began, task.preset, sinks, hasty=False)
 
 
-def outcome(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
-    """What comes of a task, as JSON: {"finished": result}, or {"failed": why, "signal": the number or None}.
+def attempt(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
+    """Do a task, and return as JSON {"finished": result}, or {"failed": why, "signal": the number or None}.
 
     patience: seconds to wait for another process that trains this seed
     """

@@ -82,7 +82,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Began:
+class TrialBegan:
     """A trial began or goes on, with what it drew."""
 
     number: int
@@ -90,7 +90,7 @@ class Began:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialEnded:
     """A trial ended, with the interquartile mean of its final policies, or None and why it has none."""
 
     number: int
@@ -109,7 +109,7 @@ def is_same_study(folder: Path, about: dict[str, Any]) -> bool:
     return is_same_description(StudyFolder(folder).study, about)
 
 
-def run_trials(study: Study, count: int, train: Trainer) -> Generator[Began | Event | Ended]:
+def run_trials(study: Study, count: int, train: Trainer) -> Generator[TrialBegan | Event | TrialEnded]:
     """Train trials until the study has `count` of them, those before and those of other processes included.
 
     To close the generator, or to raise an exception in it, stops the trial that it is in, to be taken up again.
@@ -120,8 +120,8 @@ def run_trials(study: Study, count: int, train: Trainer) -> Generator[Began | Ev
         while (begun := _begin(study, stored, count)) is not None:
             trial, config, held = begun
             try:
-                yield Began(trial.number, dict(trial.params))
-                yield from _train(study, stored, trial, config, train)
+                yield TrialBegan(trial.number, dict(trial.params))
+                yield from _train_trial(study, stored, trial, config, train)
             except BaseException:
                 with _alone(study.folder):
                     _take_up_again(stored, trial.number)
@@ -223,9 +223,9 @@ def _take_up_again(stored: optuna.Study, number: int) -> None:
         stored.enqueue_trial(trial.params, user_attrs={"folder": _name(trial)})
 
 
-def _train(
+def _train_trial(
     study: Study, stored: optuna.Study, trial: optuna.Trial, config: Config, train: Trainer
-) -> Iterator[Event | Ended]:
+) -> Iterator[Event | TrialEnded]:
     """Train a trial's seeds, and tell Optuna what became of it."""
     from optuna.trial import TrialState
 
@@ -265,7 +265,7 @@ def _train(
         _write_best(study, stored)
     for task in tasks:
         files.remove(task.place.checkpoints)  # they hold replay memories, which fill a disk
-    yield Ended(trial.number, score, pruned or why)
+    yield TrialEnded(trial.number, score, pruned or why)
 
 
 class _Interim:
@@ -315,6 +315,14 @@ def _write_best(study: Study, stored: optuna.Study) -> None:
         about = files.read_json(study.place.trial(_name(best)).config)
         about |= {"trial": best.number, "experiment": _name(best), "drawn": best.params, **best.user_attrs}
         files.write(study.place.best, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Return what best.json says of the best trial so far in a study's folder, or None."""
+    try:
+        return files.read_json(StudyFolder(folder).best)
+    except RunError:
+        return None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 from upright.errors import MissingExtra, RunError
 from upright.files import is_own_file
 from upright.messages import logger
+from upright.runs import records
 from upright.state import check_counts
 
 if TYPE_CHECKING:
@@ -144,10 +145,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl: a line for each episode, then a line for the record, in the order of their steps.
-
-    {"step": 37, "env": 0, "rollout/ep_rew": 37.0, "rollout/ep_len": 37}
-    {"step": 500, "rollout/ep_rew_mean": 21.3, …, "time/fps": 9000.0}
+    """metrics.jsonl: a line for each episode, then a line for the record (see `upright.runs.records`), by their steps.
 
     size, sha256: of what was given to it so far. Where the disk is full, lines wait in memory for the next try.
     """
@@ -182,17 +180,9 @@ class JsonLines:
         return self._hash.hexdigest()
 
     def write(self, progress: Progress) -> None:
-        lines: list[dict[str, Any]] = [
-            {
-                "step": episode.step,
-                "env": episode.env,
-                "rollout/ep_rew": episode.reward,
-                "rollout/ep_len": episode.length,
-            }
-            for episode in progress.episodes
-        ]
+        lines = list(map(records.episode_line, progress.episodes))
         if progress.metrics:
-            lines.append({"step": progress.step, **progress.metrics})
+            lines.append(records.record_line(progress))
         self.write_lines(lines)
 
     def write_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:

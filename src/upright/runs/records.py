@@ -1,11 +1,11 @@
-"""The lines of metrics.jsonl, for everything that reads them.
+"""The lines of metrics.jsonl, for `JsonLines`, which writes them, and for everything that reads them.
 
 {"step": 37, "env": 0, "rollout/ep_rew": 37.0, "rollout/ep_len": 37}        an episode
 {"step": 500, "rollout/ep_rew_mean": 21.3, …, "time/fps": 9000.0}           a record
 
 A line is a JSON object with a step; one that has an environment is about an episode of it, any other is a record of the
-run's metrics. `upright.runs.metrics.JsonLines` writes them. The last line may be half written, and a resumed run may
-write records again that it had written before, with the same values.
+run's metrics. The last line may be half written, and a resumed run may write records again that it had written before,
+with the same values.
 """
 
 from __future__ import annotations
@@ -14,15 +14,29 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from upright import files
 from upright.errors import RunError
 from upright.files import is_number
 
+if TYPE_CHECKING:
+    from upright.runs.metrics import Episode, Progress
+
 STEP, ENVIRONMENT = "step", "env"
+RETURN, LENGTH = "rollout/ep_rew", "rollout/ep_len"  # of an episode
 
 Line = Mapping[str, Any]
+
+
+def episode_line(episode: Episode) -> dict[str, Any]:
+    """Return the line of an episode."""
+    return {STEP: episode.step, ENVIRONMENT: episode.env, RETURN: episode.reward, LENGTH: episode.length}
+
+
+def record_line(progress: Progress) -> dict[str, Any]:
+    """Return the line of the metrics in a report."""
+    return {STEP: progress.step, **progress.metrics}
 
 
 def parse(text: bytes) -> Line | None:

@@ -1,4 +1,4 @@
-"""What a run shows in a terminal while it trains: one live panel; plain lines where nobody could see a panel."""
+"""Progress in a terminal while something trains: one live panel; plain lines where a panel could not be seen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-# What a line says: word, tag, form.
-SAID = (
+# The metrics that are shown: word, tag, form.
+SHOWN = (
     ("return", "rollout/ep_rew_mean", "{:.1f}"),
     ("length", "rollout/ep_len_mean", "{:.0f}"),
     ("ε", "rollout/exploration_rate", "{:.2f}"),
@@ -52,50 +52,72 @@ def printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield say
 
 
-class Terminal:
-    """A live panel in a terminal; elsewhere a plain line every ten seconds, and one at the end.
+class Display:
+    """A live panel in a terminal, drawn four times a second at most; elsewhere a plain line every ten seconds at most.
 
-    The panel is drawn in the thread that trains, at most four times a second, so that it takes next to nothing of it.
+    It is drawn in the thread that shows something, which it keeps from its work for next to no time.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
     SECONDS_BETWEEN_PANELS = 0.25
 
-    def __init__(self, console: Console, total: int, description: str, engine: str = "", first: int = 0) -> None:
-        """Begin at step `first` of `total`; engine: what computes, and why, as a text."""
-        self._console, self._total = console, total
-        self._description, self._engine = description, engine
-        self._first, self._began = first, time.monotonic()
-        self._last = -np.inf if console.is_terminal else self._began
-        self._returns: list[float] = []
-        self._shown: Progress | None = None
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = -np.inf if console.is_terminal else time.monotonic()
         if console.is_terminal:
             from rich.live import Live
 
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
 
+    def show(self, panel: Callable[[], RenderableType], line: Callable[[], str], at_once: bool = False) -> None:
+        """Draw the panel or print the line, if the last one was shown for long enough, or at once."""
+        now = time.monotonic()
+        pause = self.SECONDS_BETWEEN_PANELS if self._console.is_terminal else self.SECONDS_BETWEEN_LINES
+        if now - self._last < pause and not at_once:
+            return
+        self._last = now
+        if self._console.is_terminal:
+            self._live.update(panel(), refresh=True)
+        else:
+            print_plainly(self._console, line())
+
+    def close(self, panel: Callable[[], RenderableType] | None = None) -> None:
+        """Leave the panel in the terminal as it is, or as it is given."""
+        if self._console.is_terminal:
+            if panel is not None:
+                self._live.update(panel(), refresh=True)
+            self._live.stop()
+
+
+class Terminal:
+    """What one run shows while it trains, and at its end: as a sink, on a `Display`."""
+
+    def __init__(self, console: Console, total: int, description: str, engine: str = "", first: int = 0) -> None:
+        """Begin at step `first` of `total`; engine: what computes, and why, as a text."""
+        self._console, self._total = console, total
+        self._description, self._engine = description, engine
+        self._first, self._began = first, time.monotonic()
+        self._display = Display(console)
+        self._returns: list[float] = []
+        self._latest: Progress | None = None
+
     def write(self, progress: Progress) -> None:
-        """Take one report, and show it if the last one was shown long enough."""
+        """Take one report, and show it if the last one was shown for long enough, or if it is the last."""
         if "rollout/ep_rew_mean" in progress.metrics:
             self._returns.append(progress.metrics["rollout/ep_rew_mean"])
-        now, ended = time.monotonic(), progress.step >= self._total
-        if self._console.is_terminal:
-            self._shown = progress
-            if now - self._last >= self.SECONDS_BETWEEN_PANELS or ended:
-                self._last = now
-                self._live.update(self._panel(progress), refresh=True)
-        elif now - self._last >= self.SECONDS_BETWEEN_LINES or ended:
-            self._last = now
-            said = "  ".join(f"{word} {text}".strip() for word, text in _said(progress.metrics))
-            self._console.print(f"step {progress.step:,}/{self._total:,}  {said}", highlight=False, soft_wrap=True)
+        self._latest = progress
+        ended = progress.step >= self._total
+        self._display.show(lambda: self._panel(progress), lambda: self._line(progress), at_once=ended)
 
     def close(self) -> None:
-        """Leave the last report standing."""
-        if self._console.is_terminal:
-            if self._shown is not None:
-                self._live.update(self._panel(self._shown), refresh=True)
-            self._live.stop()
+        """Leave the last report in the terminal."""
+        latest = self._latest
+        self._display.close(None if latest is None else lambda: self._panel(latest))
+
+    def _line(self, progress: Progress) -> str:
+        values = "  ".join(f"{word} {text}".strip() for word, text in _shown(progress.metrics))
+        return f"step {progress.step:,}/{self._total:,}  {values}"
 
     def _panel(self, progress: Progress) -> RenderableType:
         from rich.panel import Panel
@@ -116,14 +138,14 @@ class Terminal:
                 + (f"{_duration(left)} left" if progress.step < self._total else f"{_duration(elapsed)}")
             ),
         )
-        said = dict(_said(progress.metrics))
+        values = dict(_shown(progress.metrics))
         lines: list[RenderableType] = [where]
-        if "return" in said:
-            first = Text(f"return {said.pop('return')}  ", style="bold")
+        if "return" in values:
+            first = Text(f"return {values.pop('return')}  ", style="bold")
             if not self._console.options.ascii_only:
                 first.append(sparkline(self._returns, max(8, min(40, width - len(first) - 8))), style="cyan")
             lines.append(first)
-        lines.append(_joined([f"{word} {text}".strip() for word, text in said.items()]))
+        lines.append(_joined([f"{word} {text}".strip() for word, text in values.items()]))
         if self._engine:
             lines.append(Text(self._engine, style="dim"))
         body = Table.grid(expand=True)
@@ -143,8 +165,8 @@ def sparkline(values: list[float], width: int) -> str:
     return "".join(LEVELS[int(height)] for height in heights)
 
 
-def _said(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    return [(word, form.format(metrics[tag])) for word, tag, form in SAID if tag in metrics]
+def _shown(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    return [(word, form.format(metrics[tag])) for word, tag, form in SHOWN if tag in metrics]
 
 
 def _joined(parts: list[str]) -> Text:
