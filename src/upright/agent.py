@@ -17,7 +17,7 @@ from upright.environments.sources import EnvironmentSource, portable_name
 from upright.environments.spaces import Actions, Observations
 from upright.environments.trust import allowed_source, named_environment
 from upright.errors import RunError, UprightError
-from upright.learners import Learner, make_learner, parameter_forms, why_engine
+from upright.learners import Learner, NetworkSource, make_learner, parameter_forms, why_engine
 from upright.learners.problem import Problem
 from upright.settings.config import Config
 from upright.state import check_fit
@@ -42,7 +42,7 @@ class Agent:
         actions: Actions,
         source: EnvironmentSource | None,
         seed: int = 0,
-        network: Any = None,
+        network: NetworkSource | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
         trusted: bool = True,
     ) -> None:
@@ -204,7 +204,7 @@ def greedy_actions(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 def load(
     folder: str | os.PathLike[str],
-    network: Any = None,
+    network: NetworkSource | None = None,
     device: str = "auto",
     engine: Literal["auto", "torch", "native"] = "auto",
     trust: bool = False,

@@ -11,6 +11,7 @@ import numpy as np
 from upright.environments.sources import EnvironmentSource
 from upright.errors import Diverged, RunError, SettingError
 from upright.evaluation import Evaluation
+from upright.learners import NetworkSource
 from upright.loop import train
 from upright.messages import logger
 from upright.runs.folders import seed_folder
@@ -40,7 +41,7 @@ class DQN:
         *unexpected: Any,
         preset: str | Config = "default",
         seed: int = 0,
-        network: Any = None,
+        network: NetworkSource | None = None,
         folder: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:

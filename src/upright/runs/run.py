@@ -17,6 +17,7 @@ from upright.environments.vectors import Outcome, differs, make_vector, stack_re
 from upright.errors import Diverged, EnvironmentFault, EpisodesLost
 from upright.evaluation import check_seed
 from upright.exploration import Repeats
+from upright.learners import NetworkSource
 from upright.messages import logger
 from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
@@ -45,7 +46,7 @@ class Run:
         config: Config,
         seed: int = 0,
         folder: Path | None = None,
-        network: Any = None,
+        network: NetworkSource | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
@@ -68,7 +69,9 @@ class Run:
         self.episodes = EpisodeStatistics(config.num_envs)
         self.started = time.perf_counter()
 
-    def _build(self, config: Config, network: Any, parameters: Mapping[str, np.ndarray] | None) -> None:
+    def _build(
+        self, config: Config, network: NetworkSource | None, parameters: Mapping[str, np.ndarray] | None
+    ) -> None:
         vector = self.vector
         masked = None if self.mask is None else vector.actions.n
         self._forms = transition_forms(vector.observations.shape, vector.observations.dtype, masked)
@@ -187,7 +190,7 @@ class Run:
         folder: str | os.PathLike[str],
         total_timesteps: int | None = None,
         source: EnvironmentSource | None = None,
-        network: Any = None,
+        network: NetworkSource | None = None,
         trust: bool = False,
         config: Config | None = None,
     ) -> Run:

@@ -287,7 +287,7 @@ class TorchLearner:
         tensor = self._tensor(obs).to(self._dtype)
         return tensor / 255 if self.problem.is_image else tensor
 
-    def _build(self, network: Any, seed: int) -> Any:
+    def _build(self, network: NetworkSource | None, seed: int) -> Any:
         config, problem = self.config, self.problem
         if network is None:
             own = Network(config, problem.observation_shape, problem.is_image, problem.num_actions)
