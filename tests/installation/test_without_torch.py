@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import upright
-from conftest import Interpreter, hiding
 from engines import HAS_NATIVE
+from interpreters import Interpreter, hiding
 from upright.loop import train
 from upright.runs.run import Run
 
