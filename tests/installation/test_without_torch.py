@@ -113,9 +113,17 @@ def test_a_run_that_needs_it_is_refused(torchless, tmp_path, words: list[str], b
 
 
 @parametrize_torchless
-def test_a_network_of_ones_own_is_refused(torchless, tmp_path) -> None:
-    done = torchless.run("-c", "import upright; upright.DQN('CartPole-v1', network=dict)", folder=tmp_path)
-    assert f"MissingExtra: PyTorch is needed, because the network is your own, {INSTALL}" in done.stderr
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("DQN('CartPole-v1', network=dict)", f"PyTorch is needed, because the network is your own, {INSTALL}"),
+        ("losses", "PyTorch is not installed: pip install 'upright[torch]'"),
+        ("Network", "PyTorch is not installed: pip install 'upright[torch]'"),
+    ],
+)
+def test_what_needs_it_in_python_asks_for_it(torchless, tmp_path, expression: str, answer: str) -> None:
+    done = torchless.run("-c", f"import upright; upright.{expression}", folder=tmp_path)
+    assert done.stderr.endswith(f"MissingExtra: {answer}\n")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
