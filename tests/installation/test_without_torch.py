@@ -82,12 +82,20 @@ def test_the_dashboard_shows_an_agent(torchless, folder) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+@parametrize_torchless
+@pytest.mark.parametrize("preset", ["default", "c51", "qrdqn", "iqn"])
+def test_the_dashboard_plays_an_episode_with_its_distributions(torchless, tmp_path, preset: str) -> None:
+    done = torchless.upright("train", "CartPole-v1", "--preset", preset, *QUICK, "--out", preset, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     script = (
         "from pathlib import Path; from upright.dashboard.playing import Wish, play\n"
-        f"shown, pictures = play(Wish(Path({RUN!r}), 'policy', 0, False))\n"
-        "assert len(shown['q']) == len(pictures) > 0"
+        f"shown, pictures = play(Wish(Path('{preset}/seed-0'), 'policy', 0, False))\n"
+        "assert len(shown['q']) == len(pictures) > 0\n"
+        f"assert (shown['distribution'] is None) == ({preset!r} == 'default')"
     )
-    done = torchless.run("-c", script, folder=folder)
+    done = torchless.run("-c", script, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
