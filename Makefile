@@ -15,7 +15,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 # The versions hold for what upright is built with, too: older pips take them from the first name, newer from the second.
 # PIP_COMPILE=0: Python compiles the modules that are imported when they are, which are few.
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_COMPILE=0 \
-	.venv/bin/python -m pip install --disable-pip-version-check --quiet --editable
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet
 NATIVE = CMakeLists.txt $(wildcard native/*)
 
 # An environment that was only half made is made again.
@@ -55,14 +55,16 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # The stamps are made anew when what they installed by has changed.
+# What upright needs is installed while its extension is compiled.
 .venv/.train: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
-	$(INSTALL) .
+	.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >.venv/dependencies
+	$(INSTALL) --requirement .venv/dependencies & $(INSTALL) --no-deps --editable . && wait $$!
 	touch $@
 
 .venv/.test: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
-	$(INSTALL) '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@ .venv/.train
 
 .venv/.bench: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
-	$(INSTALL) '.[bench]'
+	$(INSTALL) --editable '.[bench]'
 	touch $@ .venv/.train

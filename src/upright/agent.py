@@ -215,7 +215,8 @@ def load(
     device, engine: where and by what to compute, wherever and by whatever it was trained
     trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers, and hand
     paths to them
-    Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy.
+    Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy, and
+    MissingExtra when it needs PyTorch and that is not installed.
     """
     folder = Path(folder)
     if (folder / "policy").is_dir():

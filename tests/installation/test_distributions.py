@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Interpreter, install
+from interpreters import Interpreter, install
 
 pytestmark = [
     pytest.mark.slow,

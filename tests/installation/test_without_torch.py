@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import upright
-from conftest import Interpreter, hiding
 from engines import HAS_NATIVE
+from interpreters import Interpreter, hiding
 from upright.loop import train
 from upright.runs.run import Run
 
@@ -82,12 +82,20 @@ def test_the_dashboard_shows_an_agent(torchless, folder) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+@parametrize_torchless
+@pytest.mark.parametrize("preset", ["default", "c51", "qrdqn", "iqn"])
+def test_the_dashboard_plays_an_episode_with_its_distributions(torchless, tmp_path, preset: str) -> None:
+    done = torchless.upright("train", "CartPole-v1", "--preset", preset, *QUICK, "--out", preset, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     script = (
         "from pathlib import Path; from upright.dashboard.playing import Wish, play\n"
-        f"shown, pictures = play(Wish(Path({RUN!r}), 'policy', 0, False))\n"
-        "assert len(shown['q']) == len(pictures) > 0"
+        f"shown, pictures = play(Wish(Path('{preset}/seed-0'), 'policy', 0, False))\n"
+        "assert len(shown['q']) == len(pictures) > 0\n"
+        f"assert (shown['distribution'] is None) == ({preset!r} == 'default')"
     )
-    done = torchless.run("-c", script, folder=folder)
+    done = torchless.run("-c", script, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -113,9 +121,17 @@ def test_a_run_that_needs_it_is_refused(torchless, tmp_path, words: list[str], b
 
 
 @parametrize_torchless
-def test_a_network_of_ones_own_is_refused(torchless, tmp_path) -> None:
-    done = torchless.run("-c", "import upright; upright.DQN('CartPole-v1', network=dict)", folder=tmp_path)
-    assert f"MissingExtra: PyTorch is needed, because the network is your own, {INSTALL}" in done.stderr
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("DQN('CartPole-v1', network=dict)", f"PyTorch is needed, because the network is your own, {INSTALL}"),
+        ("losses", "PyTorch is not installed: pip install 'upright[torch]'"),
+        ("Network", "PyTorch is not installed: pip install 'upright[torch]'"),
+    ],
+)
+def test_what_needs_it_in_python_asks_for_it(torchless, tmp_path, expression: str, answer: str) -> None:
+    done = torchless.run("-c", f"import upright; upright.{expression}", folder=tmp_path)
+    assert done.stderr.endswith(f"MissingExtra: {answer}\n")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")

@@ -304,7 +304,7 @@ class Config(Checked):
     target_update_interval: int = 200
     """Steps between target updates. [1, inf)."""
     engine: Literal["auto", "torch", "native"] = "auto"
-    """What computes: torch does everything, native perceptrons on the CPU, much sooner; auto: native where it can."""
+    """What computes: torch (an extra) everything; native perceptrons on the CPU, and faster; auto: native if it can."""
     device: str = "auto"
     """Where the torch engine computes: auto (cuda, else mps, else cpu), or any torch device such as cuda:1."""
 
