@@ -8,9 +8,6 @@
 
 namespace upright::UPRIGHT_INSTRUCTION_SET {
 
-#define UPRIGHT_TEXT(name) #name
-#define UPRIGHT_NAME(name) UPRIGHT_TEXT(name)
-
 inline double multiply_and_add(std::int64_t rounds, float* sink) {
     constexpr int count = REGISTERS == 32 ? 20 : 10;
     Vector sum[count], factor = everywhere(0.999f), term = everywhere(0.001f);
@@ -27,7 +24,7 @@ inline double multiply_and_add(std::int64_t rounds, float* sink) {
 
 extern const Kernels table;
 const Kernels table = {
-    UPRIGHT_NAME(UPRIGHT_INSTRUCTION_SET),
+    NAME,
     multiply,
     multiply_vector,
     transpose,
