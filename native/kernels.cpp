@@ -8,17 +8,22 @@
 
 namespace upright::UPRIGHT_INSTRUCTION_SET {
 
-#define UPRIGHT_TEXT(name) #name
-#define UPRIGHT_NAME(name) UPRIGHT_TEXT(name)
-
 inline double multiply_and_add(std::int64_t rounds, float* sink) {
     constexpr int count = REGISTERS == 32 ? 20 : 10;
-    Vector sum[count], factor = everywhere(0.999f), term = everywhere(0.001f);
+#if defined(__aarch64__)
+    // NEON's instruction adds to what it overwrites. The compiler does not know the factor, and so not the result.
+    const Vector factor = everywhere(0.001f / static_cast<float>(rounds));
+    const auto next = [factor](Vector sum) { return sum + sum * factor; };
+#else
+    const Vector factor = everywhere(0.999f), term = everywhere(0.001f);
+    const auto next = [factor, term](Vector sum) { return sum * factor + term; };
+#endif
+    Vector sum[count];
 #pragma GCC unroll 20
     for (int i = 0; i < count; ++i) sum[i] = everywhere(static_cast<float>(i));
     for (std::int64_t round = 0; round < rounds; ++round)
 #pragma GCC unroll 20
-        for (int i = 0; i < count; ++i) sum[i] = sum[i] * factor + term;
+        for (int i = 0; i < count; ++i) sum[i] = next(sum[i]);
     Vector total{};
     for (int i = 0; i < count; ++i) total += sum[i];
     *sink = sum_of(total);
@@ -27,7 +32,7 @@ inline double multiply_and_add(std::int64_t rounds, float* sink) {
 
 extern const Kernels table;
 const Kernels table = {
-    UPRIGHT_NAME(UPRIGHT_INSTRUCTION_SET),
+    NAME,
     multiply,
     multiply_vector,
     transpose,

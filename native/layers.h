@@ -51,7 +51,10 @@ inline void activate(Activation activation, Size count, float* __restrict values
 inline void deactivate(Activation activation, Size count, const float* __restrict values, float* __restrict gradient) {
     switch (activation) {
         case Activation::relu:
-            for (Size i = 0; i < count; ++i) gradient[i] = values[i] > 0 ? gradient[i] : 0;
+            for (Size i = 0; i < count; ++i) {
+                const float passed = gradient[i];
+                gradient[i] = values[i] > 0 ? passed : 0;
+            }
             break;
         case Activation::tanh:
             for (Size i = 0; i < count; ++i) gradient[i] *= 1 - values[i] * values[i];

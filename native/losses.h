@@ -141,7 +141,10 @@ inline void q_learning(const LossSettings& loss, const LossPanel& panel) {
         slope[b] = -panel.weight[b] * (linear ? (error < 0 ? -1.0f : 1.0f) : error);
     }
     for (Size a = 0; a < loss.actions; ++a)
-        for (Size b = 0; b < columns; ++b) panel.gradient[a * columns + b] = a == panel.action[b] ? slope[b] : 0;
+        for (Size b = 0; b < columns; ++b) {
+            const float own = slope[b];
+            panel.gradient[a * columns + b] = a == panel.action[b] ? own : 0;
+        }
 }
 
 // Writes the gradient [outputs, columns] of the samples' own actions into the whole one.
@@ -149,9 +152,10 @@ inline void spread(const LossSettings& loss, const LossPanel& panel, const float
     const Size columns = panel.columns;
     for (Size a = 0; a < loss.actions; ++a)
         for (Size n = 0; n < loss.outputs; ++n)
-            for (Size b = 0; b < columns; ++b)
-                panel.gradient[(a * loss.outputs + n) * columns + b] =
-                    a == panel.action[b] ? own[n * columns + b] : 0;
+            for (Size b = 0; b < columns; ++b) {
+                const float slope = own[n * columns + b];
+                panel.gradient[(a * loss.outputs + n) * columns + b] = a == panel.action[b] ? slope : 0;
+            }
 }
 
 inline void categorical(const LossSettings& loss, const LossPanel& panel) {
@@ -200,7 +204,8 @@ inline void categorical(const LossSettings& loss, const LossPanel& panel) {
     for (Size n = 0; n < atoms; ++n)
         for (Size b = 0; b < columns; ++b) {
             const float m = target[n * columns + b];
-            divergence[b] += m < 1e-37f ? -m * online[n * columns + b] : m * (logarithm(m) - online[n * columns + b]);
+            const float log_p = online[n * columns + b];
+            divergence[b] += m < 1e-37f ? -m * log_p : m * (logarithm(m) - log_p);
             total[b] += m;
         }
     for (Size n = 0; n < atoms; ++n)

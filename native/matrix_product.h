@@ -72,13 +72,13 @@ template <Start start>
 void multiply_part(const Product& p) {
     Size j = 0;
     for (; j + WIDE * WIDTH <= p.n; j += WIDE * WIDTH) strip<start, WIDE>(p, j);
-    if constexpr (WIDE == 4) {
+    if constexpr (WIDE * WIDTH > MULTIPLE) {  // else nothing can be left
         if (j + 2 * WIDTH <= p.n) {
             strip<start, 2>(p, j);
             j += 2 * WIDTH;
         }
+        if (j < p.n) strip<start, 1>(p, j);
     }
-    if (j < p.n) strip<start, 1>(p, j);
 }
 
 inline void multiply(Start start, const Product& product) {

@@ -13,7 +13,7 @@ namespace {
 
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> result;
-    for (const char* name : {"avx512", "avx2", "portable"})
+    for (const char* name : {"avx512", "avx2", "neon", "portable"})
         if (kernels(name) != nullptr) result.emplace_back(name);
     return result;
 }

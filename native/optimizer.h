@@ -9,8 +9,10 @@ constexpr double ADAM_FIRST = 0.9, ADAM_SECOND = 0.999;
 constexpr float RMSPROP_DECAY = 0.95f;  // of both moments: Mnih 2015, extended data table 1
 
 // Adam (Kingma 2015, algorithm 1), AdamW (Loshchilov 2019), amsgrad (Reddi 2018), centred RMSprop (Mnih 2015), SGD.
+// The arrays are arguments because Clang honours `__restrict` only there.
 template <OptimizerKind kind, bool amsgrad>
-void optimize(const OptimizerStep& step) {
+void optimize(const OptimizerStep& step, float* __restrict parameters, const float* __restrict gradients,
+              float* __restrict first, float* __restrict second, float* __restrict largest) {
     double first_correction = 1, second_correction = 1;  // 1 − βᵗ
     if constexpr (kind == OptimizerKind::adam || kind == OptimizerKind::adamw) {
         first_correction -= __builtin_pow(ADAM_FIRST, static_cast<double>(step.step));
@@ -25,11 +27,6 @@ void optimize(const OptimizerStep& step) {
         kind == OptimizerKind::adamw ? static_cast<float>(1 - step.learning_rate * step.weight_decay) : 1.0f;
     constexpr float keep_first = static_cast<float>(ADAM_FIRST), keep_second = static_cast<float>(ADAM_SECOND);
     constexpr float take_first = static_cast<float>(1 - ADAM_FIRST), take_second = static_cast<float>(1 - ADAM_SECOND);
-    float* __restrict parameters = step.parameters;
-    const float* __restrict gradients = step.gradient;
-    float* __restrict first = step.first;
-    float* __restrict second = step.second;
-    float* __restrict largest = step.largest;
     for (Size i = 0; i < step.count; ++i) {
         float g = gradients[i] * scale;
         g = g > largest_value ? largest_value : g < -largest_value ? -largest_value : g;
@@ -55,14 +52,19 @@ void optimize(const OptimizerStep& step) {
     }
 }
 
+template <OptimizerKind kind, bool amsgrad = false>
+void optimize(const OptimizerStep& step) {
+    optimize<kind, amsgrad>(step, step.parameters, step.gradient, step.first, step.second, step.largest);
+}
+
 inline void optimize(const OptimizerStep& step) {
     switch (step.kind) {
         case OptimizerKind::adam:
-            return step.amsgrad ? optimize<OptimizerKind::adam, true>(step) : optimize<OptimizerKind::adam, false>(step);
+            return step.amsgrad ? optimize<OptimizerKind::adam, true>(step) : optimize<OptimizerKind::adam>(step);
         case OptimizerKind::adamw:
-            return step.amsgrad ? optimize<OptimizerKind::adamw, true>(step) : optimize<OptimizerKind::adamw, false>(step);
-        case OptimizerKind::rmsprop: return optimize<OptimizerKind::rmsprop, false>(step);
-        case OptimizerKind::sgd: return optimize<OptimizerKind::sgd, false>(step);
+            return step.amsgrad ? optimize<OptimizerKind::adamw, true>(step) : optimize<OptimizerKind::adamw>(step);
+        case OptimizerKind::rmsprop: return optimize<OptimizerKind::rmsprop>(step);
+        case OptimizerKind::sgd: return optimize<OptimizerKind::sgd>(step);
     }
 }
 

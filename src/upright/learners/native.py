@@ -61,8 +61,8 @@ def obstacle(config: Config, problem: Problem) -> str | None:
 class NativeLearner:
     """Learns with the native engine (see `Learner`), in the calling thread alone.
 
-    instruction_set: avx512, avx2 or portable; None for the best that this machine has. Between two of them the last
-    bits may differ.
+    instruction_set: avx512, avx2 or portable, and neon on ARM; None for the best that this machine has. Between two of
+    them the last bits may differ.
     """
 
     engine = "native"
