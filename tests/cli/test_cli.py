@@ -71,7 +71,9 @@ def test_train_ends_with_one_json_object(engine: str, tmp_path) -> None:
 def test_train_tells_people_what_happens(capsys) -> None:
     assert main(["train", "CliffWalking-v1", *TINY, "--max-episode-steps", "40"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(f"engine {AUTO} on cpu" + (", (avx512|avx2|neon|portable)\\.\\n" if AUTO == "native" else ""), printed)
+    assert re.search(
+        f"engine {AUTO} on cpu" + (", (avx512|avx2|neon|portable)\\.\\n" if AUTO == "native" else ""), printed
+    )
     assert re.search(r"step 300/300 +return -[\d.]+ +length 40 +ε 0.01 +loss .*steps/s", printed)
     assert re.search(r"Final policy: .* over 100 greedy episodes", printed)
     assert re.search(r"Run: runs/CliffWalking-v1/default/seed-0\n$", printed)
