@@ -5,12 +5,12 @@ Nothing here imports NumPy, Gymnasium or PyTorch before it is needed, so that he
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from upright.cli.arguments import (
@@ -32,20 +32,47 @@ from upright.errors import SettingError, UprightError, did_you_mean
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
-# The form of each command's arguments, and the module next to this one in which the function of its name runs it.
-COMMANDS: dict[str, tuple[type, str]] = {
-    "envs": (Envs, "reading"),
-    "train": (Train, "training"),
-    "sweep": (Sweep, "experiments"),
-    "tune": (Tune, "tuning"),
-    "resume": (Resume, "training"),
-    "evaluate": (Evaluate, "policies"),
-    "watch": (Watch, "policies"),
-    "record": (Record, "policies"),
-    "plot": (Plot, "reading"),
-    "compare": (Compare, "reading"),
-    "dashboard": (Dashboard, "reading"),
+COMMANDS: dict[str, type] = {
+    "envs": Envs,
+    "train": Train,
+    "sweep": Sweep,
+    "tune": Tune,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "watch": Watch,
+    "record": Record,
+    "plot": Plot,
+    "compare": Compare,
+    "dashboard": Dashboard,
 }
+
+
+def _action(command: str) -> Callable[[Any], int]:
+    """The function of the command's name, in a module that is imported when the command is given."""
+    home: ModuleType
+    match command:
+        case "train" | "resume":
+            from upright.cli import training
+
+            home = training
+        case "sweep":
+            from upright.cli import experiments
+
+            home = experiments
+        case "tune":
+            from upright.cli import tuning
+
+            home = tuning
+        case "evaluate" | "watch" | "record":
+            from upright.cli import policies
+
+            home = policies
+        case _:
+            from upright.cli import reading
+
+            home = reading
+    action: Callable[[Any], int] = getattr(home, command)
+    return action
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"There is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} "
                 f"The commands are {', '.join(COMMANDS)}."
             )
-        form, home = COMMANDS[words[0]]
+        form = COMMANDS[words[0]]
         arguments = parse(words[0], form, words[1:])
         if _asks_for_a_module(arguments):
             # So that module:Class finds a module in the folder that the user stands in; last, so that it hides no
             # other. Not otherwise: what stands in a folder that was downloaded is not to stand in for what is missing.
             sys.path.append(str(Path.cwd()))
-        status: int = getattr(importlib.import_module(f"upright.cli.{home}"), words[0])(arguments)
+        status = _action(words[0])(arguments)
         sys.stdout.flush()
         return status
     except UprightError as error:
@@ -101,7 +128,7 @@ def _asks_for_a_module(arguments: Any) -> bool:
 
 
 def _overview() -> str:
-    lines = [f"  upright {name:<9} {(form.__doc__ or '').splitlines()[0]}" for name, (form, _) in COMMANDS.items()]
+    lines = [f"  upright {name:<9} {(form.__doc__ or '').splitlines()[0]}" for name, form in COMMANDS.items()]
     return "\n".join(
         [
             "upright: the deep Q-network family for any discrete-action Gymnasium environment.",

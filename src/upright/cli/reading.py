@@ -15,7 +15,7 @@ from upright.comparison.curves import check_picture, plot_curves, save
 from upright.comparison.report import report_on
 from upright.comparison.table import tables
 from upright.dashboard.beside import check_installed
-from upright.environments.registry import inspect, registered
+from upright.environments import registry
 from upright.environments.sources import unknown_environment
 from upright.errors import SettingError
 from upright.runs.folders import SEED
@@ -24,10 +24,10 @@ from upright.views.terminal import console_on
 
 def envs(arguments: Envs) -> int:
     """Print the registry with a verdict on each id."""
-    names = registered(arguments.filter)
+    names = registry.registered(arguments.filter)
     if not names:
         raise SettingError(unknown_environment(arguments.filter))
-    entries = [inspect(name) for name in names]
+    entries = [registry.inspect(name) for name in names]
     if arguments.json:
         for entry in entries:
             print(json.dumps({**dataclasses.asdict(entry), "trains": entry.trains}))
