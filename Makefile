@@ -54,8 +54,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # The stamps are made anew when what they installed by has changed.
-# Here what upright needs is installed while its extension is compiled, and Python compiles only what it comes to import.
-.venv/.train: export PIP_COMPILE = 0
+# What upright needs is installed while its extension is compiled.
 .venv/.train: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >.venv/dependencies
 	$(INSTALL) --requirement .venv/dependencies & $(INSTALL) --no-deps --editable . && wait $$!
