@@ -13,8 +13,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 
 # The versions hold for what upright is built with, too: older pips take them from the first name, newer from the second.
-# PIP_COMPILE=0: Python compiles the modules that are imported when they are, which are few.
-INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_COMPILE=0 \
+INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet
 NATIVE = CMakeLists.txt $(wildcard native/*)
 
