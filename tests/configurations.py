@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from upright.errors import SettingError
 from upright.learners import obstacle_to_native
 from upright.learners.problem import Problem
-from upright.settings.config import KINDS, Config, Loss, Munchausen, QLearning, Replay
+from upright.settings.config import Config
+from upright.settings.kinds import KINDS, Loss, Munchausen, QLearning, Replay
 from upright.settings.presets import PRESETS
 
 PROBLEM = Problem(observation_shape=(4,), is_image=False, num_actions=3)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import upright
-from upright.settings.config import KINDS, Config, Munchausen
+from upright.settings.config import Config
+from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ import torch
 import upright
 from engines import ENGINES, needs_native
 from environments_to_learn import Corridor, Memory
-from upright.settings.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
+from upright.settings.config import Config
+from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
 
 torch.set_num_threads(1)
 

@@ -22,7 +22,8 @@ from upright.replay import Batch, Columns
 from upright.runs.folders import new_folder, seed_folder
 from upright.runs.metrics import JsonLines, Progress
 from upright.runs.run import Run
-from upright.settings.config import Categorical, Config, ImplicitQuantile, Prioritised, QLearning, Quantile
+from upright.settings.config import Config
+from upright.settings.kinds import Categorical, ImplicitQuantile, Prioritised, QLearning, Quantile
 from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)

@@ -40,7 +40,8 @@ from upright.errors import LONGEST_MESSAGE, RunError, SettingError, UprightError
 from upright.loop import train
 from upright.runs.run import Run
 from upright.settings import presets
-from upright.settings.config import KINDS, Config
+from upright.settings.config import Config
+from upright.settings.kinds import KINDS
 
 torch.set_num_threads(1)
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from upright.replay import ReplayMemory
     from upright.runs.metrics import Progress
     from upright.runs.run import Run
-    from upright.settings.config import (
+    from upright.settings.config import Config
+    from upright.settings.kinds import (
         Categorical,
-        Config,
         ImplicitQuantile,
         Munchausen,
         Prioritised,
@@ -40,24 +40,24 @@ __version__ = "0.1.0"
 # neither NumPy nor Gymnasium.
 _HOMES = {
     "Agent": "agent",
-    "Categorical": "settings.config",
+    "Categorical": "settings.kinds",
     "Config": "settings.config",
     "DQN": "dqn",
     "Evaluation": "evaluation",
     "Failed": "experiments.seeds",
     "Finished": "experiments.seeds",
-    "ImplicitQuantile": "settings.config",
-    "Munchausen": "settings.config",
+    "ImplicitQuantile": "settings.kinds",
+    "Munchausen": "settings.kinds",
     "Network": "learners.torch.networks",
     "PRESETS": "settings.presets",
-    "Prioritised": "settings.config",
+    "Prioritised": "settings.kinds",
     "Progress": "runs.metrics",
-    "QLearning": "settings.config",
-    "Quantile": "settings.config",
+    "QLearning": "settings.kinds",
+    "Quantile": "settings.kinds",
     "ReplayMemory": "replay",
     "Reported": "experiments.seeds",
     "Run": "runs.run",
-    "Uniform": "settings.config",
+    "Uniform": "settings.kinds",
     "UprightError": "errors",
     "Warned": "experiments.seeds",
     "exploration_rate": "loop",

@@ -19,7 +19,7 @@ import upright
 from configurations import SHORT, as_words
 from engines import AUTO, ENGINES
 from upright.cli.main import main
-from upright.settings.config import KINDS
+from upright.settings.kinds import KINDS
 from upright.settings.presets import PRESETS
 
 torch.set_num_threads(1)

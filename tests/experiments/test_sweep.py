@@ -16,7 +16,7 @@ from upright.cli.grid import MOST_POINTS
 from upright.cli.main import main
 from upright.cli.parsing import parse
 from upright.errors import SettingError
-from upright.settings.config import Categorical, Prioritised, QLearning, Uniform
+from upright.settings.kinds import Categorical, Prioritised, QLearning, Uniform
 from upright.settings.presets import PRESETS
 
 TINY = [*as_words(**{**SHORT, "total_timesteps": 200}), "--seeds", "2"]

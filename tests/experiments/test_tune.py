@@ -41,7 +41,7 @@ from upright.experiments.training import train_tasks
 from upright.experiments.tune import JUDGED_TRIALS, Study, TrialBegan, TrialEnded, run_trials
 from upright.runs.folders import seed_folder
 from upright.settings import presets
-from upright.settings.config import KINDS
+from upright.settings.kinds import KINDS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

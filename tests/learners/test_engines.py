@@ -27,7 +27,8 @@ from upright.learners import make_learner, obstacle_to_native
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import EQUATIONS, action_values
 from upright.replay.prioritised import SumTree, sum_tree
-from upright.settings.config import KINDS, Config, ImplicitQuantile, QLearning
+from upright.settings.config import Config
+from upright.settings.kinds import KINDS, ImplicitQuantile, QLearning
 
 VECTOR = Problem((4,), False, 3)
 IMAGE = Problem((4, 36, 36), True, 3)

@@ -15,7 +15,8 @@ from upright.learners.initialisation import initial_parameters
 from upright.learners.layout import input_features, parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.networks import Network
-from upright.settings.config import Config, ImplicitQuantile, QLearning
+from upright.settings.config import Config
+from upright.settings.kinds import ImplicitQuantile, QLearning
 from upright.settings.presets import PRESETS
 
 VECTOR, IMAGE = Problem((4,), False, 3), Problem((2, 36, 36), True, 3)

@@ -31,14 +31,7 @@ from upright.learners.layout import parameter_shapes
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, temporal_difference
 from upright.replay import Batch, Columns
-from upright.settings.config import (
-    Categorical,
-    ImplicitQuantile,
-    Munchausen,
-    Prioritised,
-    QLearning,
-    Quantile,
-)
+from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
 from upright.settings.presets import preset
 from upright.state import noise_generator
 

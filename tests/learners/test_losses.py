@@ -29,7 +29,7 @@ from upright.learners.torch.losses import (
     soft_policy,
     temporal_difference,
 )
-from upright.settings.config import Categorical, ImplicitQuantile, Munchausen, QLearning, Quantile
+from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, QLearning, Quantile
 
 torch.set_num_threads(1)
 

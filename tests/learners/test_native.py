@@ -45,16 +45,8 @@ from upright.learners.torch.learner import TorchLearner
 from upright.learners.torch.losses import Transitions, chosen, masked
 from upright.learners.torch.losses import _distributional_target as distributional_target
 from upright.replay import Batch, Columns
-from upright.settings.config import (
-    Categorical,
-    Config,
-    ImplicitQuantile,
-    Munchausen,
-    Prioritised,
-    QLearning,
-    Quantile,
-    Uniform,
-)
+from upright.settings.config import Config
+from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile, Uniform
 from upright.state import generator_state, set_generator_state
 
 _native = pytest.importorskip("upright._native", reason="upright was installed without a C++ compiler")

@@ -14,7 +14,8 @@ from upright.learners.initialisation import initial_parameters
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import midpoints
 from upright.learners.torch.networks import Network, NoisyLinear
-from upright.settings.config import Categorical, Config, ImplicitQuantile, QLearning, Quantile
+from upright.settings.config import Config
+from upright.settings.kinds import Categorical, ImplicitQuantile, QLearning, Quantile
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,7 @@ from upright.environments.vectors import InProcess, Vectorised
 from upright.errors import UprightError
 from upright.replay import Batch, NStep, ReplayMemory, ring
 from upright.replay.prioritised import ByPriority, SumTree
-from upright.settings.config import Prioritised, Uniform
+from upright.settings.kinds import Prioritised, Uniform
 
 
 def native_tree(capacity: int):

@@ -47,7 +47,7 @@ from upright.replay import Batch, Columns
 from upright.runs.checkpoint import Checkpoints
 from upright.runs.folders import seed_folder
 from upright.runs.run import Run
-from upright.settings.config import Prioritised
+from upright.settings.kinds import Prioritised
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and shells of POSIX")

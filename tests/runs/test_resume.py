@@ -33,7 +33,7 @@ from upright.errors import RunError
 from upright.loop import train
 from upright.runs.folders import seed_folder
 from upright.runs.run import Run
-from upright.settings.config import Categorical, Prioritised, QLearning
+from upright.settings.kinds import Categorical, Prioritised, QLearning
 
 VARIANTS = {
     "native": ("CartPole-v1", {"engine": "native"}),

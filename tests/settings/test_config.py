@@ -18,16 +18,9 @@ from hypothesis import strategies as st
 from configurations import options
 from drawn_settings import values_of
 from upright.errors import SettingError
-from upright.settings import config as config_module
-from upright.settings.config import (
-    KINDS,
-    Categorical,
-    Config,
-    Munchausen,
-    QLearning,
-    Quantile,
-)
+from upright.settings.config import Config
 from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.kinds import KINDS, Categorical, Munchausen, QLearning, Quantile
 from upright.settings.presets import PRESETS, preset
 
 SETTINGS = [Config, *KINDS["loss"].values(), Munchausen, *KINDS["replay"].values()]
@@ -37,7 +30,7 @@ def field_texts(cls: type) -> dict[str, str]:
     """The text under each field in the source."""
     body = next(
         node.body
-        for node in ast.parse(inspect.getsource(config_module)).body
+        for node in ast.parse(inspect.getsource(inspect.getmodule(cls))).body
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__
     )
     texts = {}

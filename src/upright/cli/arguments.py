@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from upright.settings.config import FINAL_EPISODES, KINDS, Config
+from upright.settings.config import FINAL_EPISODES, Config
+from upright.settings.kinds import KINDS
 from upright.settings.presets import PRESETS
 
 

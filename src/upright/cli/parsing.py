@@ -15,8 +15,9 @@ import tyro
 from upright.cli.arguments import Resume, Sweep, Train, Tune
 from upright.cli.grid import expand, point_name
 from upright.errors import SettingError, did_you_mean
-from upright.settings.config import KINDS, Config, Munchausen
+from upright.settings.config import Config
 from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import preset
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from upright.agent import Agent
     from upright.environments.environment import Environment
-    from upright.settings.config import Loss
+    from upright.settings.kinds import Loss
 
 MOST_STEPS = 2_000  # of an episode that are shown
 MOST_BYTES = 192 * 2**20  # of its pictures

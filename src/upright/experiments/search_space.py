@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from upright import files
 from upright.errors import SettingError
 from upright.files import is_number
-from upright.settings.config import KINDS, Config, Munchausen, kind
+from upright.settings.config import Config
 from upright.settings.foreign_names import unknown_setting
+from upright.settings.kinds import KINDS, Munchausen, kind
 
 if TYPE_CHECKING:
     import optuna

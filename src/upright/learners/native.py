@@ -19,7 +19,8 @@ from upright.learners.initialisation import initial_parameters
 from upright.learners.layout import network_layers, parameter_shapes
 from upright.learners.problem import Problem
 from upright.replay import Batch, Columns
-from upright.settings.config import Config, Fractions
+from upright.settings.config import Config
+from upright.settings.kinds import Fractions
 from upright.state import check_fit, generator_state, noise_generator, set_generator_state
 
 MULTIPLE = 16

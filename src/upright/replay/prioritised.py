@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from upright.errors import Diverged
-from upright.settings.config import Prioritised
+from upright.settings.kinds import Prioritised
 from upright.state import generator_state, set_generator_state
 
 BLOCK = 64

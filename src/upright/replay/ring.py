@@ -12,7 +12,7 @@ from upright.errors import UprightError
 from upright.machine import available_bytes, in_gib
 from upright.messages import logger
 from upright.replay.prioritised import ByPriority
-from upright.settings.config import Prioritised, Replay, Uniform
+from upright.settings.kinds import Prioritised, Replay, Uniform
 from upright.state import Form, check_counts, check_form, generator_state, set_generator_state
 
 UNIFORM = Uniform()

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from upright.errors import SettingError, did_you_mean
-from upright.settings.config import Categorical, Config, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
+from upright.settings.config import Config
+from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
 
 _default = Config()
 

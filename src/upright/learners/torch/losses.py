@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upright.settings.config import Categorical, ImplicitQuantile, Loss, Munchausen, QLearning, Quantile
+from upright.settings.kinds import Categorical, ImplicitQuantile, Loss, Munchausen, QLearning, Quantile
 
 
 def masked(q: Tensor, mask: Tensor | None) -> Tensor:
