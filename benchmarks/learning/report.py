@@ -212,8 +212,8 @@ def _list(*points: str) -> list[str]:
 
 NOTES = [
     "**Solved at the end** counts the seeds whose *final* policy reaches the threshold, with Wilson's 95 % interval "
-    "for that share. **Interquartile mean** is that of the final policies' mean returns, with its 95 % bootstrap interval. "
-    "No policy is selected from a run afterwards.",
+    "for that share. **Interquartile mean** is that of the final policies' mean returns, with its 95 % bootstrap "
+    "interval. No policy is selected from a run afterwards.",
     "Final policies play 100 greedy episodes, with the same seeds for all contestants, in the plain environment of "
     "`gymnasium.make`. The curves have 20 points at equal steps, each the mean of 20 greedy episodes with other seeds. "
     "**First solve** is the first of these points at the threshold, as the median over the seeds; since it takes the "
