@@ -21,11 +21,11 @@ rainbow = replace(
     exploration_final_eps=0.0,
     n_steps=3,  # Sutton 1988
     replay=Prioritised(alpha=0.5),  # Schaul 2016
-    loss=Categorical(double=True, v_min=0.0, v_max=100.0),  # Bellemare 2017, van Hasselt 2016; returns lie in 0 … 100
+    loss=Categorical(double=True, v_min=0.0, v_max=100.0),  # Bellemare 2017, van Hasselt 2016; returns are in 0 … 100
     learning_rate=1e-3,
 )
 
-# What cannot work together is refused when the Config is built, not after an hour of training.
+# A combination that cannot work is refused when the Config is built, not after an hour of training.
 try:
     replace(rainbow, munchausen=Munchausen())
 except UprightError as refusal:

@@ -1,4 +1,4 @@
-"""An environment of one's own: fetch the key at the left end, then open the door at the right end.
+"""An environment of your own: fetch the key at the left end, then open the door at the right end.
 
 python custom_env.py        or        upright train custom_env:Corridor --total-timesteps 5000
 """

@@ -24,7 +24,7 @@ SHORT_HEAD = ["environment, threshold", "", "seeds solved at the end", "interqua
 
 
 def all_figures() -> list[Figures]:
-    """The rows of which there is a seed."""
+    """The rows that have at least one seed."""
     every = [Figures(each, read(each)) for each in contestants()]
     return [each for each in every if each.count]
 
@@ -50,7 +50,7 @@ def page(figures: Sequence[Figures]) -> str:
 
 
 def with_summary(text: str, figures: Sequence[Figures]) -> str:
-    """The README with its table made anew between the two markers."""
+    """The README with its table written again between the two markers."""
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
@@ -59,7 +59,7 @@ def with_summary(text: str, figures: Sequence[Figures]) -> str:
 
 
 def summary(figures: Sequence[Figures]) -> list[str]:
-    """The README's table: in each environment upright's default, and the peer that solves it most surely."""
+    """The README's table: for each environment, upright's default and the peer that solves it most reliably."""
     rows = []
     for task in TASKS.values():
         of_task = [each for each in figures if each.contestant.task == task]
@@ -67,7 +67,7 @@ def summary(figures: Sequence[Figures]) -> list[str]:
         peers = [each for each in of_task if each.contestant.library != "upright"]
         best = max(peers, key=lambda each: (each.solved_interval[0], each.middle), default=None)
         for each in ours:
-            best_there_is = "" if task.best is None else f"; the best policy comes to {task.best:g}"
+            best_there_is = "" if task.best is None else f"; the best policy reaches {task.best:g}"
             rows.append([f"{task.env}, {task.threshold:g}{best_there_is}", *_short(each)])
             if best is not None:
                 rows.append(["", *_short(best)])
@@ -97,7 +97,7 @@ def _task(task: Task, rows: Sequence[Figures]) -> list[str]:
     notes = []
     if task.best is not None:
         perfect = ", ".join(f"{each.perfect} of {each.count} seeds of {each.contestant.name}" for each in rows)
-        notes.append(f"No policy is that good: the best comes to {task.best:g} in these episodes, as do {perfect}.")
+        notes.append(f"No policy is that good: the best reaches {task.best:g} in these episodes, as do {perfect}.")
     if all(each.contestant.library == "upright" for each in rows) and not absent:
         notes.append("No peer publishes settings for this environment.")
     if fewer:
@@ -143,7 +143,7 @@ def _seconds(value: float) -> str:
 
 
 def _first(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """The median, in which never is later than anything, and how often it was never."""
+    """The median, in which never is later than any value, and how often it was never."""
     never = sum(map(math.isinf, values))
     text = f"never in {never} of {len(values)}"
     middle = float(np.median(values))
@@ -167,15 +167,15 @@ def _introduction(figures: Sequence[Figures]) -> list[str]:
         for each in (result["machine"] for result in results)
     }
     loads = [load[0] for result in results if (load := result["machine"]["load_average"])]
-    busy = f", and other work went on at the side (load average {min(loads):.0f} to {max(loads):.0f})" if loads else ""
+    busy = f", while other work was running (load average {min(loads):.0f} to {max(loads):.0f})" if loads else ""
     return [
         "# Results",
         "",
-        "Written by `make benchmark` (`benchmarks/learning/benchmark.py`) from the files in `results/benchmark/`, one "
-        "line a seed; `tests/benchmarks/test_benchmark.py` computes every figure again.",
+        "Written by `make benchmark` (`benchmarks/learning/benchmark.py`) from the files in `results/benchmark/`, "
+        "which have one line per seed; `tests/benchmarks/test_benchmark.py` computes every figure again.",
         "",
         *_list(
-            f"Machine: {'; '.join(sorted(machines))}. Each training had one thread on one core{busy}.",
+            f"Machine: {'; '.join(sorted(machines))}. Each run had one thread on one core{busy}.",
             f"Versions: {', '.join(f'{name} {_either(each)}' for name, each in sorted(versions.items()))}.",
             f"Commits of upright: {_commits(figures)}.",
             *NOTES,
@@ -190,7 +190,7 @@ def _commits(figures: Sequence[Figures]) -> str:
 
     ours = [each for each in figures if each.contestant.library == "upright"]
     peers = [each for each in figures if each.contestant.library != "upright"]
-    parts = [("its own rows", ours), ("peers' rows, which do not run it", peers)]
+    parts = [("its own rows", ours), ("peers' rows, in which it does not run", peers)]
     return "; ".join(f"{of(rows)} ({what})" for what, rows in parts if rows)
 
 
@@ -211,31 +211,33 @@ def _list(*points: str) -> list[str]:
 
 
 NOTES = [
-    "**Solved at the end** counts the seeds whose *final* policy reaches the threshold, with Wilson's 95 % interval of "
-    "that share. **Interquartile mean** is that of the final policies' mean returns, with its 95 % bootstrap interval. "
-    "No policy is picked out of a training afterwards.",
-    "Final policies play 100 greedy episodes, with the same seeds for all contestants, in `gymnasium.make`'s plain "
-    "environment. The curves have 20 points at equal steps, of 20 greedy episodes with other seeds. **First solve** is "
-    "the first of these points at the threshold, the median over the seeds; it reads best of a noisy mean.",
-    "**Seconds** are the process's processor seconds while it trains, the median over the seeds. The imports "
-    "before it and the greedy episodes are left out; what a library loads or compiles in its midst is not. Wall "
-    "seconds are in the files.",
-    "**Steps** are the environment's, as many as whoever published the settings chose; they differ, so read the curves "
-    "too. upright's default is the same configuration everywhere, but for that number. So are its presets, which are "
-    "of the size of classic control and play there alone. stable-baselines3 and its kin learn in whole rounds, and "
-    "take up to a round more.",
-    "The peers' settings are what their own authors publish for that environment; a peer has no row where we know of "
-    "none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. What the Zoo and tianshou have for LunarLander-v2 stands "
-    "for v3. tianshou's examples end a training when a test reaches a threshold; here it goes on to its full number of "
-    "steps. Their tests explore with ε of 0.05, in LunarLander of 0.01; here its policy is greedy, as all others are.",
-    "Taxi-v4's threshold of 8 lies above what can be reached: the best policy comes to 7.93 over all its starts, and "
-    f"to {TASKS['Taxi-v4'].best} in these 100 episodes (value iteration). A seed at {TASKS['Taxi-v4'].best} plays "
-    "perfectly, and is not counted as solved. upright takes Taxi-v4's mask of allowed actions, in training and play. "
-    "sbx clips no gradient, where stable-baselines3 clips its norm at 10. CliffWalking-v1 names neither a threshold "
-    "nor a time limit: −13 is its shortest path, and an episode ends after 1,000 steps.",
-    "FrozenLake-v1's best policy reaches the goal in 74.4 % of all episodes. The mean of a curve's 20 has a standard "
-    "deviation of 0.1 then, and these 20 are the same all along: that the curve stays below 0.7, and the first solves, "
-    "say nothing. In the 100 final episodes, which are the same for all seeds too, the optimal policies that do not "
-    "look at the time score 0.74 or 0.78, by which of two equally good actions they take in one square. Both are worth "
-    "0.740, and the row's interval says nothing about other episodes.",
+    "**Solved at the end** counts the seeds whose *final* policy reaches the threshold, with Wilson's 95 % interval "
+    "for that share. **Interquartile mean** is that of the final policies' mean returns, with its 95 % bootstrap "
+    "interval. No policy is selected from a run afterwards.",
+    "Final policies play 100 greedy episodes, with the same seeds for all contestants, in the plain environment of "
+    "`gymnasium.make`. The curves have 20 points at equal steps, each the mean of 20 greedy episodes with other seeds. "
+    "**First solve** is the first of these points at the threshold, as the median over the seeds; since it takes the "
+    "first of several noisy means, luck can make it too early.",
+    "**Seconds** are the processor seconds of the process while it trains, as the median over the seeds. They do not "
+    "include the imports before training or the greedy episodes, but they include what a library loads or compiles "
+    "while it trains. Wall-clock seconds are in the files.",
+    "**Steps** are environment steps. Their number is that of the published settings; they differ, so read the curves "
+    "too. upright's default is the same configuration everywhere, except for that number. So are its presets, which "
+    "are sized for classic control and are tested only there. The libraries of the stable-baselines3 family learn in "
+    "whole rounds, and take up to one round more.",
+    "The peers' settings are those that their own authors publish for that environment. A peer has no row if we know "
+    "of none, as in FrozenLake-v1, CliffWalking-v1 and Taxi-v4. For LunarLander-v3 we use what the Zoo and tianshou "
+    "have for v2. tianshou's examples stop when a test reaches a threshold; here they train for their full number of "
+    "steps. Their tests explore with ε = 0.05, on LunarLander 0.01; here their policy is greedy, as all others are.",
+    "Taxi-v4's threshold of 8 cannot be reached: the best policy reaches 7.93 over all its starts, and "
+    f"{TASKS['Taxi-v4'].best} in these 100 episodes (value iteration). A seed with {TASKS['Taxi-v4'].best} plays "
+    "perfectly, and does not count as solved. upright uses Taxi-v4's mask of allowed actions, in training and "
+    "evaluation. sbx does not clip the gradient, where stable-baselines3 clips its norm at 10. CliffWalking-v1 has "
+    "neither a threshold nor a time limit: −13 is its shortest path, and an episode ends after 1,000 steps.",
+    "FrozenLake-v1's best policy reaches the goal in 74.4 % of all episodes. For that policy the mean of a "
+    "curve's 20 episodes has a standard deviation of 0.1 and the 20 are the same at every point, so a curve below 0.7 "
+    "shows nothing, and neither do the first solves. In the 100 final episodes, which are also the same for "
+    "all seeds, the optimal policies that do not depend on the time score 0.74 or 0.78: in one square two actions are "
+    "equally good, and the score depends on which one they take. Both are worth 0.740, and the row's interval says "
+    "nothing about other episodes.",
 ]

@@ -41,8 +41,8 @@ def test_the_best_that_can_be_reached_in_taxi_is_as_the_page_says():
     over_all_starts = float(taxi.initial_state_distrib @ value)
     starts = [taxi.reset(seed=judging.FINAL_SEED + k)[0] for k in range(judging.FINAL_EPISODES)]
     said = next(note for note in report.NOTES if "Taxi-v4's threshold" in note)
-    assert f"comes to {over_all_starts:.2f} over all its starts" in said
-    assert f"to {value[starts].mean():.2f} in these {judging.FINAL_EPISODES} episodes" in said
+    assert f"reaches {over_all_starts:.2f} over all its starts" in said
+    assert f"and {value[starts].mean():.2f} in these {judging.FINAL_EPISODES} episodes" in said
     assert TASKS["Taxi-v4"].best == pytest.approx(value[starts].mean(), abs=1e-9)
 
 
@@ -99,7 +99,7 @@ def test_what_frozen_lakes_optimal_policies_score_in_the_final_episodes_is_as_th
             worth = action_values(model, worth)[np.arange(16), policy]
         assert f"{worth[0]:.3f}" == "0.740"
     said = next(note for note in report.NOTES if note.startswith("FrozenLake-v1's best policy"))
-    assert f"score {scores[0]:.2f} or {scores[1]:.2f}, by which" in said and "Both are worth 0.740" in said
+    assert f"score {scores[0]:.2f} or {scores[1]:.2f}: in one square" in said and "Both are worth 0.740" in said
 
 
 def test_seeds_that_play_as_well_as_the_best_policy_are_counted():
