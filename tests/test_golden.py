@@ -24,7 +24,8 @@ from toy_environments import Masked
 from upright import Config, Run, files
 from upright.cli.main import main
 from upright.dashboard.catalogue import Catalogue
-from upright.dashboard.playing import Wish, play
+from upright.dashboard.player import Wish
+from upright.dashboard.playing import play
 from upright.errors import EnvironmentFault, UprightError
 from upright.settings.file import read_settings
 from upright.settings.presets import PRESETS

@@ -36,7 +36,8 @@ from upright.dashboard.catalogue import Catalogue
 from upright.dashboard.episodes import Episodes
 from upright.dashboard.following import MetricsFile
 from upright.dashboard.guard import HEADERS
-from upright.dashboard.playing import Player, Wish, play
+from upright.dashboard.player import Player, Wish
+from upright.dashboard.playing import play
 from upright.dashboard.sampling import downsample, within
 from upright.dashboard.server import serve
 from upright.dashboard.streams import Streams

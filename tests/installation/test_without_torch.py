@@ -90,7 +90,7 @@ def test_the_dashboard_plays_an_episode_with_its_distributions(torchless, tmp_pa
     done = torchless.upright("train", "CartPole-v1", "--preset", preset, *QUICK, "--out", preset, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     script = (
-        "from pathlib import Path; from upright.dashboard.playing import Wish, play\n"
+        "from pathlib import Path; from upright.dashboard.player import Wish; from upright.dashboard.playing import play\n"
         f"shown, pictures = play(Wish(Path('{preset}/seed-0'), 'policy', 0, False))\n"
         "assert len(shown['q']) == len(pictures) > 0\n"
         f"assert (shown['distribution'] is None) == ({preset!r} == 'default')"
@@ -149,7 +149,7 @@ def test_a_policy_and_a_run_that_need_it_are_refused(torchless, tmp_path) -> Non
         assert (done.returncode, done.stderr) == (2, f"upright: {sentence}\n")
     for moment in ("policy", f"step-{run.checkpointed}"):
         script = (
-            "from pathlib import Path; from upright.dashboard.playing import Wish, play\n"
+            "from pathlib import Path; from upright.dashboard.player import Wish; from upright.dashboard.playing import play\n"
             f"play(Wish(Path({str(path)!r}), {moment!r}, 0, True))"
         )
         done = torchless.run("-c", script, folder=tmp_path)

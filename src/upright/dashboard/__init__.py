@@ -2,7 +2,8 @@
 
 following.py    metrics.jsonl, read as it grows · sampling.py    many points as few, with no peak lost
 catalogue.py    the runs in a folder, by ids · answers.py    what their files say, as the pages ask for it
-playing.py      an episode of a saved policy, drawn in a worker process · episodes.py    those that were asked for
+player.py       a worker process that plays episodes · playing.py    what it plays: a saved policy, step by step
+episodes.py     the episodes that were asked for
 streams.py      what changes, told to every page that looks on
 guard.py        who may ask at all · app.py    the pages, and what they may ask
 server.py       the socket that all is served from · beside.py    a dashboard with a run

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 import upright
 from upright.dashboard.catalogue import Catalogue, FoundRun
 from upright.dashboard.following import Series
-from upright.dashboard.playing import Wish
+from upright.dashboard.player import Wish
 from upright.dashboard.sampling import downsample, within
 from upright.errors import RunError
 from upright.runs import control

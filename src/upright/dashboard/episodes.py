@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from upright.dashboard.answers import Answers
-from upright.dashboard.playing import Player, Wish
+from upright.dashboard.player import Player, Wish
 from upright.errors import UprightError
 
 EPISODES_KEPT = 6

@@ -1,36 +1,31 @@
-"""What a saved policy does: one greedy episode, with its pictures and with all that it thought at each step.
+"""A saved policy's greedy episode, with its pictures and everything that the policy computed at each step.
 
-A worker process of the dashboard's own plays it, so that training pays nothing, and a page that asks for another moment
-need not wait for an environment that hangs.
+The worker process of `upright.dashboard.player` imports this module, the server does not.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from upright.errors import EnvironmentFault, UprightError
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from upright.agent import Agent
-    from upright.environments.environment import Environment
-    from upright.settings.kinds import Loss
+from upright.agent import Agent, load
+from upright.dashboard.player import Wish
+from upright.environments.environment import EVALUATION_INDEX, Environment, make_environment
+from upright.errors import EnvironmentFault
+from upright.evaluation import check_spaces
+from upright.runs.policy import policy_at
+from upright.settings.kinds import Loss
+from upright.views.episodes import is_picture
+from upright.views.episodes import play as moments
 
 MOST_STEPS = 2_000  # of an episode that are shown
 MOST_BYTES = 192 * 2**20  # of its pictures
 WIDEST = 640  # pixels of a picture
-PATIENCE = 120.0  # seconds for the next sign of life of a worker: importing PyTorch takes long on a busy machine
 STEPS_BETWEEN_SIGNS = 25
 BINS = 48  # of a return distribution's histogram
 
@@ -47,24 +42,11 @@ ACTION_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What is to be played: the folder of a run, which of its moments, which evaluation episode."""
-
-    folder: Path
-    moment: str
-    episode: int
-    trust: bool
-
-
 def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tuple[dict[str, Any], list[bytes]]:
     """Play one greedy episode: what was seen and thought at each step, and a JPEG of each.
 
     The episode is that of the same number in `upright evaluate` with seed 0. Raises UprightError.
     """
-    from upright.environments.environment import EVALUATION_INDEX, make_environment
-    from upright.evaluation import check_spaces
-
     agent, step = _agent(wish)
     source, why = agent.where_to_act(), ""
     try:
@@ -86,8 +68,6 @@ def play(wish: Wish, report: Callable[[int], None] = lambda steps: None) -> tupl
 def _episode(
     agent: Agent, environment: Environment, episode: int, report: Callable[[int], None]
 ) -> tuple[dict[str, Any], list[bytes]]:
-    from upright.views.episodes import play as moments
-
     q: list[list[float | None]] = []
     actions: list[int] = []
     rewards: list[float] = []
@@ -128,9 +108,6 @@ def _episode(
 
 def _agent(wish: Wish) -> tuple[Agent, float | None]:
     """The policy of that moment, and the step that it is of, where its file says so."""
-    from upright.agent import load
-    from upright.runs.policy import policy_at
-
     if wish.moment.startswith("step-"):
         step = int(wish.moment.removeprefix("step-"))
         return policy_at(wish.folder, step, wish.trust), step
@@ -168,10 +145,6 @@ def _histograms(loss: Loss, outputs: np.ndarray) -> dict[str, Any]:
 
 
 def _picture(environment: Environment) -> bytes | None:
-    from PIL import Image
-
-    from upright.views.episodes import is_picture
-
     frame = environment.env.render() if environment.env.render_mode == "rgb_array" else None
     if not is_picture(frame):
         return None
@@ -199,106 +172,3 @@ def _names(environment: Environment) -> list[str]:
 def _round(value: float) -> float:
     """Six digits: more than any chart shows."""
     return float(f"{value:.6g}")
-
-
-class Player:
-    """Keeps one worker process, which plays one episode at a time."""
-
-    def __init__(self) -> None:
-        self._process: Any = None
-        self._connection: Connection | None = None
-        self._turn = threading.Lock()
-        self._changing = threading.RLock()  # held while the worker is started or ended
-
-    def play(self, wish: Wish, report: Callable[[int], None]) -> tuple[dict[str, Any], list[bytes]]:
-        """As `play` above, in the worker. Raises UprightError, also when the worker hangs or dies."""
-        with self._turn:
-            connection = self._ready()
-            try:
-                connection.send(wish)
-                while True:
-                    if not connection.poll(PATIENCE):
-                        raise EnvironmentFault(
-                            f"The environment has not answered for {PATIENCE:.0f} seconds; its worker was ended."
-                        )
-                    kind, value = connection.recv()
-                    if kind == "steps":
-                        report(value)
-                    elif kind == "failed":
-                        raise UprightError(value)
-                    else:
-                        shown, pictures = value
-                        return shown, pictures
-            except (EOFError, OSError) as error:
-                self.close()
-                raise EnvironmentFault("The process that plays the episode died; try another moment.") from error
-            except EnvironmentFault:
-                self.close()
-                raise
-
-    def prepare(self) -> None:
-        """Start the worker, so that it has loaded what it needs by the time that somebody presses play."""
-        if self._turn.acquire(blocking=False):
-            try:
-                self._ready()
-            finally:
-                self._turn.release()
-
-    def close(self) -> None:
-        """End the worker."""
-        with self._changing:
-            if self._process is not None:
-                self._process.kill()
-                self._process.join(5)
-            if self._connection is not None:
-                self._connection.close()
-            self._process = self._connection = None
-
-    def _ready(self) -> Connection:
-        with self._changing:
-            if self._process is not None and self._process.is_alive() and self._connection is not None:
-                return self._connection
-            self.close()
-            context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-            self._process.start()
-            theirs.close()
-            return self._connection
-
-
-def _work(connection: Connection) -> None:
-    """Play what comes through the pipe until it closes, with one thread and behind whatever trains here."""
-    import signal
-    import sys
-    import warnings
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    settings: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "CUDA_VISIBLE_DEVICES": ""}
-    os.environ.update(settings)
-    if hasattr(os, "nice"):
-        os.nice(5)
-    warnings.simplefilter("ignore")
-    import PIL.Image  # noqa: F401
-
-    import upright.agent
-    import upright.environments.environment
-    import upright.runs.policy
-    import upright.views.episodes  # noqa: F401 - loaded by the time that somebody presses play
-
-    sys.path.append(str(Path.cwd()))  # as for the command line: where module:Class may be
-    while True:
-        try:
-            wish = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            connection.send(("done", play(wish, lambda steps: connection.send(("steps", steps)))))
-        except BrokenPipeError:
-            return
-        except UprightError as error:
-            connection.send(("failed", str(error)))
-        except ImportError as error:
-            connection.send(("failed", f"{error}; pip install 'upright[render]'"))
-        except Exception as error:
-            connection.send(("failed", f"The environment failed: {type(error).__name__}: {error}"))
