@@ -41,9 +41,9 @@ const Kernels& named_kernels(const std::optional<std::string>& name) {
     return *table;
 }
 
-nb::dict by_name(const Measures& measures) {
+nb::dict by_name(const std::vector<Measure>& measures) {
     nb::dict result;
-    for (const Measure& measure : MEASURES) result[measure.name] = measures.*measure.value;
+    for (const Measure& measure : measures) result[measure.name] = measure.value;
     return result;
 }
 
@@ -116,17 +116,16 @@ class BoundLearner {
         check_fractions(target_fractions, count, loss().targets);
         if (!priority && unused_.size() < count) unused_.resize(count);
         const nb::gil_scoped_release release;
-        last_ = learner_.update(columns_,
-                                {.count = static_cast<Size>(count),
-                                 .place = place.data(),
-                                 .weight = weight ? weight->data() : nullptr,
-                                 .fractions = fractions ? fractions->data() : nullptr,
-                                 .target_fractions = target_fractions ? target_fractions->data() : nullptr},
-                                learning_rate, priority ? priority->data() : unused_.data());
-        if (!last_.finite()) return false;
-        for (const Measure& measure : MEASURES) {
-            double& kept = measured_.*measure.value;
-            kept = last_.*measure.value + (measure.is_mean ? kept : 0);
+        const Batch batch{.count = static_cast<Size>(count),
+                          .place = place.data(),
+                          .weight = weight ? weight->data() : nullptr,
+                          .fractions = fractions ? fractions->data() : nullptr,
+                          .target_fractions = target_fractions ? target_fractions->data() : nullptr};
+        if (!learner_.update(columns_, batch, learning_rate, priority ? priority->data() : unused_.data()))
+            return false;
+        for (std::size_t i = 0; i < measured_.size(); ++i) {
+            const Measure& last = learner_.measures[i];
+            measured_[i].value = last.value + (last.is_mean ? measured_[i].value : 0);
         }
         ++updates_;
         return true;
@@ -153,17 +152,16 @@ class BoundLearner {
     std::int64_t steps() const { return learner_.steps; }
     void set_steps(std::int64_t steps) { learner_.steps = counted(steps, "the number of steps"); }
 
-    nb::dict last() const { return by_name(last_); }
+    nb::dict last() const { return by_name(learner_.measures); }
 
     nb::dict measured() const { return by_name(measured_); }
     void set_measured(const std::map<std::string, double>& given) {
-        Measures measures{};
-        for (const auto& [name, value] : given) {
-            const Measure* found = nullptr;
-            for (const Measure& measure : MEASURES)
-                if (name == measure.name) found = &measure;
-            if (found == nullptr) throw std::invalid_argument("there is no measure " + name);
-            measures.*found->value = value;
+        if (given.size() != measured_.size()) throw std::invalid_argument("there are more or fewer measures");
+        std::vector<Measure> measures = measured_;
+        for (Measure& measure : measures) {
+            const auto found = given.find(measure.name);
+            if (found == given.end()) throw std::invalid_argument(std::string(measure.name) + " is missing");
+            measure.value = found->second;
         }
         measured_ = measures;
     }
@@ -173,11 +171,11 @@ class BoundLearner {
 
     nb::dict report() {
         if (updates_ == 0) return {};
-        Measures means = measured_;
-        for (const Measure& measure : MEASURES)
-            if (measure.is_mean) {
-                means.*measure.value /= static_cast<double>(updates_);
-                measured_.*measure.value = 0;
+        std::vector<Measure> means = measured_;
+        for (std::size_t i = 0; i < means.size(); ++i)
+            if (means[i].is_mean) {
+                means[i].value /= static_cast<double>(updates_);
+                measured_[i].value = 0;
             }
         updates_ = 0;
         return by_name(means);
@@ -226,8 +224,8 @@ class BoundLearner {
     nb::object bound_;
     bool at_work_ = false;
     std::vector<float> unused_;
-    Measures last_{}, measured_{};  // of the last update; sums, or the last update's, since the last report
-    std::int64_t updates_ = 0;      // since the last report
+    std::vector<Measure> measured_ = learner_.measures;  // sums since the last report, or the last update's
+    std::int64_t updates_ = 0;                           // since the last report
 };
 
 template <Buffer Learner::*buffer>

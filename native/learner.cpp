@@ -5,10 +5,45 @@
 #include <cmath>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 namespace upright {
 
-bool Measures::finite() const { return std::isfinite(loss) && std::isfinite(grad_norm); }
+namespace {
+
+// Of the online network's Q(s, a) for the samples of a batch and the actions that are allowed at s.
+struct SeenValues {
+    double sum = 0;
+    Size count = 0;
+
+    void add(double q) {
+        sum += q;
+        ++count;
+    }
+    // Q [actions, columns] of the first `samples` of a panel; `allowed`, of the same shape, or null allows all.
+    void add(Size actions, Size samples, Size columns, const float* q, const float* allowed) {
+        for (Size a = 0; a < actions; ++a)
+            for (Size b = 0; b < samples; ++b)
+                if (allowed == nullptr || allowed[a * columns + b] > 0) add(q[a * columns + b]);
+    }
+};
+
+// All that an update measures; grad_norm is that of the gradient before it is clipped.
+std::vector<Measure> measured(double loss, double grad_norm, const SeenValues& q) {
+    return {
+        {"loss", true, loss},
+        {"grad_norm", true, grad_norm},
+        {"mean_q", false, q.sum / static_cast<double>(q.count)},
+    };
+}
+
+}  // namespace
+
+std::vector<Measure> Learner::no_measures() {
+    std::vector<Measure> result = measured(0, 0, {});
+    for (Measure& measure : result) measure.value = 0;
+    return result;
+}
 
 // Fills a panel [inputs, columns] with rows of observations: those at `place`, or the first `count`.
 template <typename Number>
@@ -110,44 +145,32 @@ LossPanel Learner::ask_networks(Panel& panel, const Batch& batch) {
     };
 }
 
-// Adds the online network's Q(s, a) of each sample and of each action that is allowed, and their number.
-void Learner::add_q(const Panel& panel, double& sum, Size& count) {
-    kernels.action_values(settings.loss, panel.columns, output_.data(), q_.data(), scratch_.data());
-    for (Size a = 0; a < settings.loss.actions; ++a)
-        for (Size b = 0; b < panel.samples; ++b) {
-            const Size i = a * panel.columns + b;
-            if (panel.has_masks && allowed_.data()[i] == 0) continue;
-            sum += q_.data()[i];
-            ++count;
-        }
-}
-
-Measures Learner::update(const Columns& memory, const Batch& batch, double learning_rate, float* priority) {
+bool Learner::update(const Columns& memory, const Batch& batch, double learning_rate, float* priority) {
+    const LossSettings& loss = settings.loss;
     Panel panel;
-    double total = 0, q_total = 0;
-    Size q_count = 0;
+    double total = 0;
+    SeenValues seen;
     clear_norm_gradient();
     for (Size begin = 0; begin < batch.count; begin += PANEL) {
         gather(memory, batch, begin, panel);
         const LossPanel asked = ask_networks(panel, batch);
-        kernels.temporal_difference(settings.loss, asked);
+        kernels.temporal_difference(loss, asked);
         for (Size b = 0; b < panel.samples; ++b) {
             total += static_cast<double>(panel.share[b]) * panel.per_sample[b];
             priority[begin + b] = panel.priority[b];
         }
-        add_q(panel, q_total, q_count);
+        kernels.action_values(loss, panel.columns, output_.data(), q_.data(), scratch_.data());
+        seen.add(loss.actions, panel.samples, panel.columns, q_.data(), asked.allowed);
         backward(obs_.data(), panel.samples, panel.columns, asked.fractions,
                  begin == 0 ? Start::zero : Start::accumulate);
     }
     sigma_gradient();
 
-    const Measures measures{
-        .loss = total,
-        .grad_norm = std::sqrt(kernels.sum_of_squares(gradient.size(), gradient.data())),
-        .mean_q = q_total / static_cast<double>(q_count),
-    };
-    if (measures.finite()) optimize(learning_rate, measures.grad_norm);
-    return measures;
+    const double norm = std::sqrt(kernels.sum_of_squares(gradient.size(), gradient.data()));
+    measures = measured(total, norm, seen);
+    if (!std::isfinite(total) || !std::isfinite(norm)) return false;
+    optimize(learning_rate, norm);
+    return true;
 }
 
 void Learner::optimize(double learning_rate, double grad_norm) {

@@ -61,24 +61,12 @@ struct Batch {
     const float* target_fractions;
 };
 
-// What an update measures.
-struct Measures {
-    double loss;
-    double grad_norm;  // before the gradient is clipped
-    double mean_q;     // of the online network, over the batch and the actions allowed at s
-    bool finite() const;
-};
-
-// Each of them with the name of its metric, train/…, and of what a learner's state keeps of it, metrics/….
+// One of the numbers that an update measures, with the name of its metric, train/…, and of what a learner's state keeps
+// of it, metrics/….
 struct Measure {
     const char* name;
-    double Measures::*value;
     bool is_mean;  // reported as the mean over the updates since the last report, else as the last update's
-};
-inline constexpr std::array MEASURES{
-    Measure{"loss", &Measures::loss, true},
-    Measure{"grad_norm", &Measures::grad_norm, true},
-    Measure{"mean_q", &Measures::mean_q, false},
+    double value;
 };
 
 class Learner {
@@ -106,8 +94,12 @@ class Learner {
     void ask(Answer answer, Size count, const Number* obs, bool noisy, float* result);
     Size outputs_asked() const { return is_implicit() ? settings.policy_fractions : settings.loss.outputs; }
 
-    // One gradient step; fills priority [count]. When what it measures is not finite, the parameters stay as they are.
-    Measures update(const Columns& memory, const Batch& batch, double learning_rate, float* priority);
+    // Of the last update; all 0 before the first. Which there are is written in learner.cpp.
+    std::vector<Measure> measures = no_measures();
+
+    // One gradient step; fills priority [count]. Where the loss or the gradient's norm is not finite, it returns false
+    // and leaves the parameters as they are.
+    bool update(const Columns& memory, const Batch& batch, double learning_rate, float* priority);
 
     void update_target(double share) {
         kernels.move_towards(online.size(), static_cast<float>(share), online.data(), target.data());
@@ -201,11 +193,11 @@ class Learner {
     void implicit_backward(const float* features, Size count, Size columns, const float* fractions, Start start);
 
     // learner.cpp
+    static std::vector<Measure> no_measures();
     template <typename Number>
     void gather(const Number* rows, const std::int64_t* place, Size count, Size columns, float* panel);
     void gather(const Columns& memory, const Batch& batch, Size begin, Panel& panel);
     LossPanel ask_networks(Panel& panel, const Batch& batch);
-    void add_q(const Panel& panel, double& sum, Size& count);
     void optimize(double learning_rate, double grad_norm);
 
     Size size_ = 0;  // of a vector of parameters

@@ -902,8 +902,9 @@ def test_counters_and_shares_that_cannot_be_are_refused() -> None:
     for updates in (-1, 2**63 - 1):
         with pytest.raises(ValueError, match="updates is out of range"):
             learner.updates = updates
-    with pytest.raises(ValueError, match="there is no measure surprise"):
-        learner.measured = {"loss": 1.0, "surprise": 1.0}
+    for names in ([], [*learner.measured, "surprise"], [*list(learner.measured)[1:], "surprise"]):
+        with pytest.raises(ValueError, match="measures|is missing"):
+            learner.measured = dict.fromkeys(names, 1.0)
     for share in (np.nan, np.inf):
         with pytest.raises(ValueError, match="the share is not finite"):
             learner.update_target(share)
