@@ -305,7 +305,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_lines_wait_for_room(tmp_path, c
         for step in (1, 2):
             sink.write(Progress(step, 3, (), {"time/fps": 1.0}))
         assert [record.getMessage() for record in caplog.records] == [
-            f"{path} cannot be written: No space left on device; training goes on, and its lines wait in memory until "
+            f"{path} cannot be written: No space left on device; training continues, and its lines wait in memory until "
             "there is room."
         ]
         with pytest.raises(

@@ -855,7 +855,7 @@ def test_what_is_no_file_is_refused_by_its_name(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe"):
         for read in (files.read, files.read_json, files.read_tensors, files.size_and_digest):
-            with bounded(), pytest.raises(RunError, match="is no file"):
+            with bounded(), pytest.raises(RunError, match="is not a regular file"):
                 read(tmp_path / name)
 
 

@@ -1,4 +1,4 @@
-"""What a user holds in the hand: act, predict, evaluate, save and load."""
+"""The trained agent, as a user has it: act, predict, evaluate, save and load."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Agent:
 
     @property
     def engine(self) -> str:
-        """What computes, where, and why, for people."""
+        """The engine, its device and the reason for it, as a human-readable line."""
         problem = Problem(self.observations.shape, self.observations.is_image, self.actions.n)
         why = why_engine(self.config, problem, self.has_own_network)
         return f"engine {self.learner.engine} on {self.learner.device}: {why}"

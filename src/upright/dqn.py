@@ -32,7 +32,7 @@ class DQN:
     preset: a name in `upright.PRESETS`, or a Config · settings: any field of `upright.Config`, over the preset's
     network: an `nn.Module`, or a factory of one, instead of the settings' (see `TorchLearner`)
     folder: the experiment's, where this run takes seed-<seed> for its metrics and policy; None keeps nothing
-    Raises SettingError, SpaceError or EnvironmentFault, each one sentence with the mend.
+    Raises SettingError, SpaceError or EnvironmentFault, each with a message that says how to fix it.
     """
 
     def __init__(

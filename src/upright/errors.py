@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each a sentence with what is wrong, where, and the mend."""
+"""The errors that a user can cause: each message is one sentence with what is wrong, where, and the fix."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Evaluation:
 
     @property
     def solved(self) -> bool | None:
-        """Whether the mean reaches the threshold; None without one."""
+        """True if the mean reaches the threshold; None without one."""
         return None if self.threshold is None else self.mean >= self.threshold
 
     def __str__(self) -> str:

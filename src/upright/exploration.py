@@ -1,4 +1,4 @@
-"""Random actions that are gone on with: temporally extended ε-greedy exploration, εz-greedy.
+"""Random actions that are repeated: temporally extended ε-greedy exploration, εz-greedy.
 
 Dabney, Ostrovski, Barreto: "Temporally-Extended ε-Greedy Exploration", ICLR 2021, arXiv:2006.01782.
 """
@@ -16,10 +16,10 @@ LONGEST = 10_000  # steps; Dabney 2021, section 4
 
 
 class Repeats:
-    """The random actions that E environments are in the midst of   (Dabney 2021, algorithm 1).
+    """The random actions that E environments repeat   (Dabney 2021, algorithm 1).
 
     A random action is taken for n steps in a row, n drawn from the zeta distribution P(n) = n^−μ / ζ(μ); a few in a
-    thousand last for a hundred steps at μ = 2. It ends sooner with its episode, or where a mask forbids it.
+    thousand last for a hundred steps at μ = 2. It ends early with its episode, or where a mask forbids it.
     """
 
     def __init__(self, exponent: float | None, num_envs: int, num_actions: int) -> None:
@@ -30,7 +30,7 @@ class Repeats:
     def apply(
         self, action: np.ndarray, explored: list[bool], mask: np.ndarray | None, random: np.random.Generator
     ) -> None:
-        """Put what goes on in place of the ε-greedy `action [E]`, and draw how long what is new there will.
+        """Put the repeated actions in place of the ε-greedy `action [E]`, and draw how long new ones are repeated.
 
         explored `[E]`: which of the actions are random ones, before and after
         """
@@ -56,13 +56,13 @@ class Repeats:
         self._left[env] = 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """The actions `[E]` that go on, and for how many steps `[E]`; nothing where none ever does."""
+        """Return the repeated actions `[E]` and the steps left of each `[E]`; nothing if none is ever repeated."""
         if self.exponent is None:
             return {}
         return {"action": np.array(self._action, np.int64), "left": np.array(self._left, np.int64)}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        """Resume from what `state` returned. Raises ValueError for what it cannot have returned."""
         if self.exponent is None:
             return
         check_counts("action", state["action"], (len(self._left),), below=self._num_actions)

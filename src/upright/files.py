@@ -115,7 +115,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
-    """A regular file, and its size. Raises RunError for a link, a folder, a device, and for what happens meanwhile."""
+    """Open a regular file; yield it and its size. Raises RunError for a link, a folder, a device, and while reading."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
@@ -126,7 +126,7 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise RunError(f"{path} is no file.")
+            raise RunError(f"{path} is not a regular file.")
         with open(descriptor, "rb", closefd=False) as file:
             yield file, about.st_size
     except OSError as error:
@@ -150,7 +150,7 @@ def read(path: Path, limit: int | None = None) -> bytes:
 
 
 def read_from(path: Path, first: int) -> tuple[int, bytes]:
-    """What a file that grows holds from `first` on, or from 0 where it has become shorter than that; and which."""
+    """Return where reading began and the content from there: from `first`, or from 0 if the file is now shorter."""
     with _opened(path) as (file, size):
         first = first if first <= size else 0
         file.seek(first)
@@ -158,7 +158,7 @@ def read_from(path: Path, first: int) -> tuple[int, bytes]:
 
 
 def size_and_digest(path: Path) -> tuple[int, str]:
-    """Of a regular file, which is not kept in memory. Raises RunError as `read` does."""
+    """Return the size and the SHA-256 of a regular file without keeping it in memory. Raises as `read` does."""
     with _opened(path) as (file, size):
         return size, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -189,7 +189,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote. Raises RunError when one bit of the file is another."""
+    """Return what `write_sealed` wrote. Raises RunError when a bit of the file has changed."""
     content = read(path, LARGEST_JSON)
     value = _parsed(path, content)
     value.pop("sha256", None)
@@ -253,9 +253,9 @@ def refuse_link(path: Path) -> None:
 
 
 def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
-    """Hold a folder for this process alone. The system lets go of it when the process ends, however it does.
+    """Hold a folder for this process alone. The system releases it when the process ends, however it ends.
 
-    patience: seconds to wait for another process to let go of it
+    patience: seconds to wait for another process to release it
     """
     path = folder / LOCK
     held = filelock.FileLock(path, thread_local=False)  # whichever thread closes the run
@@ -272,7 +272,7 @@ def lock(folder: Path, patience: float = 0.0) -> filelock.BaseFileLock:
 
 
 def is_own_file(about: os.stat_result) -> bool:
-    """Whether this is a regular file under one name only, so that to write into it changes nothing elsewhere."""
+    """True if this is a regular file with one name only, so that writing to it changes nothing elsewhere."""
     return stat.S_ISREG(about.st_mode) and about.st_nlink <= 1
 
 

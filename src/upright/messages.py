@@ -11,7 +11,7 @@ logger = logging.getLogger("upright")
 
 @contextmanager
 def told(say: Callable[[str], None], level: int = logging.WARNING) -> Iterator[None]:
-    """Hand what is logged meanwhile, from this level on, to `say` and to nobody else."""
+    """Pass what is logged within the block, from this level on, to `say` and to no other handler."""
     handler = logging.Handler()
     handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
     before, propagate = logger.level, logger.propagate
@@ -27,6 +27,6 @@ def told(say: Callable[[str], None], level: int = logging.WARNING) -> Iterator[N
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without what follows."""
+    """Return the first line of an exception's message, or the name of its type if it has none."""
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

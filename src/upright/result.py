@@ -17,7 +17,7 @@ from upright.settings.config import FINAL_EPISODES
 
 
 class Ended(NamedTuple):
-    """How a run ended: result.json's values, the final evaluation or None, and the signal that stopped it or None."""
+    """The end of a run: result.json's values, the final evaluation or None, and the signal that stopped it or None."""
 
     result: dict[str, Any]
     evaluation: Evaluation | None
@@ -119,7 +119,7 @@ def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds
 
 
 def scores(evaluation: Evaluation | None) -> dict[str, Any]:
-    """Of an evaluation as JSON; null where there was none, or no threshold to solve."""
+    """Return an evaluation's values for JSON; null where there was no evaluation, or no threshold."""
     return {
         "final_mean": evaluation and evaluation.mean,
         "final_std": evaluation and evaluation.std,

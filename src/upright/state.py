@@ -21,7 +21,7 @@ class Part(Protocol):
 
 
 def noise_generator(seed: int) -> np.random.Generator:
-    """What a learner draws noise and fractions from: a stream of its own, not the initial parameters'."""
+    """Return the generator of a learner's noise and fractions: a stream of its own, not the initial parameters'."""
     stream = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
     return np.random.default_rng(stream)
 
@@ -39,7 +39,7 @@ def generator_state(random: np.random.Generator) -> np.ndarray:
 
 
 def set_generator_state(random: np.random.Generator, state: np.ndarray) -> None:
-    """Let a PCG64 generator go on from what `generator_state` gave. Raises ValueError for what is no such state."""
+    """Restore a PCG64 generator from what `generator_state` returned. Raises ValueError for anything else."""
     if state.shape != (6,) or state.dtype != np.uint64:
         raise ValueError(f"the state of a generator is {state.dtype} {state.shape}")
     high, low, increment_high, increment_low, has_half, half = (int(word) for word in state)
@@ -55,7 +55,7 @@ def set_generator_state(random: np.random.Generator, state: np.ndarray) -> None:
 
 
 class Form(NamedTuple):
-    """What an array has to be, where there is none yet."""
+    """The shape and dtype of an array that may not exist yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_run_cleanly_with_what_was_learned(mode: str) -> None:
     assert "Traceback" not in err and "KeyboardInterrupt" not in err
     result = json.loads(out.splitlines()[-1])
     assert result["steps"] >= 500 and result["updates"] > 0 and result["final_mean"] is None
-    assert re.search(r"Stopped at step [\d,]+; go on with: upright resume runs/CartPole-v1/default/seed-0\n", err)
+    assert re.search(r"Stopped at step [\d,]+; resume with: upright resume runs/CartPole-v1/default/seed-0\n", err)
     assert len(upright.load(result["run"]).evaluate(3).returns) == 3
 
 
@@ -265,7 +265,7 @@ def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> No
     assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert result["steps"] == 300 and result["final_mean"] is None and "go on with: upright resume" in printed.err
+    assert result["steps"] == 300 and result["final_mean"] is None and "resume with: upright resume" in printed.err
     assert json.loads((Path(result["run"]) / "result.json").read_text()) == result
 
 

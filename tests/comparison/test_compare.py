@@ -375,7 +375,7 @@ def test_a_narrow_terminal_gets_more_tables() -> None:
         ("compare nowhere", "nowhere is not a folder; give that of an experiment"),
         ("compare studies", "There are only trials of studies in studies; give the folder of a study or of a trial."),
         ("compare mine/seed-0", "There is no experiment in mine/seed-0: no folder seed-* in it"),
-        ("compare mine -o c.bmp", "c.bmp names no form of picture: let it end in .png, .svg, .pdf."),
+        ("compare mine -o c.bmp", "c.bmp must end in .png, .svg, .pdf."),
         ("compare mine -o mine/config.json/c.png", "mine/config.json/c.png cannot be written: "),
         ("compare mine --returns eval", "There is no option '--returns'."),
     ],

@@ -577,7 +577,7 @@ def test_training_that_was_stopped_from_the_dashboard_says_how_to_go_on(tmp_path
     monkeypatch.setattr(Run, "answer", stop)
     words = ["--total-timesteps", "1000", "--log-interval", "50", *QUICK]
     assert main(["train", "CartPole-v1", *words]) == 0
-    assert "Stopped at step 100; go on with: upright resume runs/CartPole-v1/default/seed-0" in capsys.readouterr().out
+    assert "Stopped at step 100; resume with: upright resume runs/CartPole-v1/default/seed-0" in capsys.readouterr().out
     assert json.loads((tmp_path / "runs/CartPole-v1/default/seed-0/result.json").read_text())["final_mean"] is None
 
 

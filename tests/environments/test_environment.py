@@ -138,7 +138,7 @@ def test_a_fault_is_named_where_it_happens(fault: str, says: str, mode: str) -> 
     vector.close()
     # Both workers fail at the same step, and either may be heard first.
     index = "0" if mode == "sync" else "[01]"
-    where = rf"Faulty \(environment {index}\), episode 0, {re.escape(says)}; mend the environment\."
+    where = rf"Faulty \(environment {index}\), episode 0, {re.escape(says)}; fix the environment\."
     assert re.search(where, str(caught.value))
 
 

@@ -386,7 +386,7 @@ def test_a_cluster_of_this_machine_is_its_own_and_stops_with_checkpoints(tmp_pat
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err and json.loads(out)["failed"] == {}
-    assert "Stopped with 0 of 2 seeds finished; the same command goes on with the others." in err
+    assert "Stopped with 0 of 2 seeds finished; the same command continues with the others." in err
     wait_for(lambda: not any(map(is_alive, below)), 30)
     stopped = [json.loads(path.read_text()) for path in tmp_path.glob("e/seed-*/result.json")]
     assert stopped and all(result["final_mean"] is None for result in stopped)

@@ -139,7 +139,7 @@ def test_a_signal_stops_all_seeds_with_checkpoints_and_the_same_command_goes_on(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err and "KeyboardInterrupt" not in err
-    assert "Stopped with 0 of 3 seeds finished; the same command goes on with the others.\n" in err
+    assert "Stopped with 0 of 3 seeds finished; the same command continues with the others.\n" in err
     assert json.loads(out) == {"failed": {}, "experiment": str(tmp_path / "together")}
     wait_for(lambda: not any(map(is_alive, processes)), 15)
     for seed in (0, 1):  # the steps since the last checkpoint are not lost

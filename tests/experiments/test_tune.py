@@ -455,7 +455,7 @@ def test_a_study_that_is_stopped_says_so_and_leaves_no_process(number) -> None:
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "Traceback" not in err, err
-    assert "Stopped; the same command goes on." in out and "No trial has come to its end." in out
+    assert "Stopped; the same command continues." in out and "No trial has come to its end." in out
     wait_for(lambda: not any(map(is_alive, processes)), 15)
     assert [each.state for each in stored().trials] == [TrialState.FAIL, TrialState.WAITING]
 
@@ -469,7 +469,7 @@ def test_ctrl_c_while_the_cluster_starts_is_heard(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("upright.cli.tuning.connected", starting)
     assert main(["tune", *SMALL, "--trials", "1", "--cluster", "local", "--out", "study"]) == 130
-    assert "Stopped; the same command goes on." in capsys.readouterr().out
+    assert "Stopped; the same command continues." in capsys.readouterr().out
 
 
 def test_trials_write_event_files_and_are_seen_in_the_browser_where_that_is_asked_for(capsys) -> None:

@@ -179,7 +179,7 @@ def test_a_signal_stops_a_run_with_a_checkpoint(number, mode, tmp_path, tried) -
         assert "Traceback" not in err and "KeyboardInterrupt" not in err
         result = json.loads(out.splitlines()[-1])
         assert checkpoints(folder)[-1] == result["steps"]
-        assert f"Stopped at step {result['steps']:,}; go on with: upright resume {folder}" in err
+        assert f"Stopped at step {result['steps']:,}; resume with: upright resume {folder}" in err
         time.sleep(0 if not any(map(is_alive, workers)) else 2)
         assert not any(map(is_alive, workers))
         run = Run.open(folder)
@@ -336,8 +336,8 @@ def test_a_full_file_system_stops_nothing_and_costs_nothing(tmp_path, caplog, tr
         while next(training).step < 500:
             pass
         assert "No checkpoint at step 300" in caplog.text and "No checkpoint at step 450" in caplog.text
-        assert "metrics.jsonl cannot be written: No space left on device; training goes on" in caplog.text
-        assert "Training goes on." in caplog.text
+        assert "metrics.jsonl cannot be written: No space left on device; training continues" in caplog.text
+        assert "Training continues." in caplog.text
         assert checkpoints(folder) == [150]
         assert {path.name for path in (folder / "checkpoints").iterdir()} == {"150", "replay"}, "no half of one is left"
         assert int(Checkpoints(folder, 1).newest().about["step"]) == 150
@@ -401,7 +401,7 @@ def test_a_file_size_limit_stops_nothing(tmp_path, tried) -> None:
     process = start("train", "CartPole-v1", "--json", *words, "--out", tmp_path, preexec_fn=limit)
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
-    assert "No checkpoint at step 3,000" in err and "File too large; training goes on" in err
+    assert "No checkpoint at step 3,000" in err and "File too large; training continues" in err
     result = json.loads(out.splitlines()[-1]) if process.returncode == 0 else {"steps": 3000}
     assert tried("a limit on the size of files: trained to the end", result["steps"] == 3000)
 
@@ -496,7 +496,7 @@ def test_an_environments_fault_is_named_stores_nothing_and_is_resumed_from_when_
     run = Run(Breaks, config, 0, folder)
     with pytest.raises(
         EnvironmentFault,
-        match=rf"Breaks \(environment [01]\), episode \d+, .*{re.escape(BROKEN[fault])}.*; mend the environment\.",
+        match=rf"Breaks \(environment [01]\), episode \d+, .*{re.escape(BROKEN[fault])}.*; fix the environment\.",
     ):
         list(train(run))
     run.close()

@@ -467,7 +467,7 @@ def test_a_damaged_line_is_named(line: str, tmp_path, capsys) -> None:
         ("plot nowhere -o c.png", "There is no run in nowhere: neither metrics.jsonl nor seed-*/metrics.jsonl"),
         ("plot -o c.png", "There is nothing to plot: give the folder of a run"),
         ("plot mine", "Missing from upright plot"),
-        ("plot mine -o c.bmp", "c.bmp names no form of picture: let it end in .png, .svg, .pdf."),
+        ("plot mine -o c.bmp", "c.bmp must end in .png, .svg, .pdf."),
         ("plot mine -o here.png", "here.png is a folder; name a file in it."),
         ("plot mine -o mine/config.json/c.png", "mine/config.json/c.png cannot be written: "),
         ("plot mine -o c.png --smooth 0", "smooth is 0, but it has to be 1 or more."),

@@ -212,7 +212,7 @@ def test_fast_environments_make_animations_that_browsers_can_follow(tmp_path, mo
     ("fault", "error", "says"),
     [
         ("modes", EnvironmentFault, "Coloured cannot be rendered so: that takes 'rgb_array' among the render_modes of its metadata, and it has 'human', 'ansi'"),
-        ("rate", EnvironmentFault, "Coloured names 'fast' as render_fps in its metadata, which is no rate of frames; mend it."),
+        ("rate", EnvironmentFault, "Coloured names 'fast' as render_fps in its metadata, which is not a rate of frames; fix it."),
         ("raises", EnvironmentFault, "Coloured cannot be rendered here: render() raised RuntimeError: no context"),
         ("package", MissingExtra, "Coloured cannot be rendered: pygame is not installed; or pip install 'upright[render]'"),
         ("none", EnvironmentFault, "render() returned a NoneType, not bytes of height × width × 3."),
@@ -286,7 +286,7 @@ def test_record_makes_a_video_of_what_evaluate_meets(cartpole, tmp_path, capsys)
     [
         ("record nowhere -o e.mp4", "There is no policy in nowhere"),
         ("record POLICY", "Missing from upright record: -o FILE, --out FILE"),
-        ("record POLICY -o e.avi", "e.avi names no form of video: let it end in .mp4, .gif, .webp."),
+        ("record POLICY -o e.avi", "e.avi must end in .mp4, .gif, .webp."),
         ("record POLICY -o here.mp4", "here.mp4 is a folder; name a file in it."),
         ("record POLICY -o file/e.mp4", "file/e.mp4 cannot be written: "),
         ("record POLICY -o e.mp4 --episodes 0", "episodes is 0, but it has to be 1 or more."),

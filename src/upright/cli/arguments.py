@@ -43,7 +43,7 @@ class Train:
     seed: int = 0
     """Seed of everything random: environments, parameters, exploration, batches. [0, inf)."""
     seeds: int | None = None
-    """Train so many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
+    """Train that many seeds side by side, --seed the first; called again, it does what is missing. [1, 10000]."""
     jobs: int | None = None
     """With --seeds: seeds trained at once, at most; default: as many as there are cores. [1, inf)."""
     cluster: str | None = None
@@ -63,7 +63,7 @@ class Train:
 
     @property
     def name(self) -> str:
-        """What the experiment is called after: the preset, or the file, or the folder of a config.json."""
+        """The name of the experiment: the preset, or the file, or the folder of a config.json."""
         if self.settings is None:
             return self.preset
         return self.settings.resolve().parent.name if self.settings.name == "config.json" else self.settings.stem
@@ -216,6 +216,6 @@ class Dashboard:
     port: int | None = None
     """Port to serve on; default: 8765, or a free one where that is taken. [0, 65535]."""
     allow_remote: bool = False
-    """Let other machines in, unencrypted: whoever has the link sees every run and can stop training."""
+    """Let other machines in, unencrypted: anyone who has the link sees every run and can stop training."""
     trust: bool = False
     """Import the modules that the runs' files name for environments and wrappers, and so run their code."""

@@ -28,7 +28,7 @@ MOST_SEEDS = 10_000
 
 
 class Trained(NamedTuple):
-    """How some tasks ended, and the number of the signal that stopped the others, or None."""
+    """The ends of some tasks, and the number of the signal that stopped the others, or None."""
 
     finished: list[Finished]
     failed: list[Failed]
@@ -132,7 +132,7 @@ def _train_tasks(arguments: Train, tasks: list[Task], what: str, console: Any, s
             shown.close()
     if stop is not None:
         count = len(trained.finished)
-        say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command goes on with the others.")
+        say(f"Stopped with {count:,} of {len(tasks):,} seeds finished; the same command continues with the others.")
     return trained._replace(signal=stop)
 
 

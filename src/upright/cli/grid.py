@@ -39,7 +39,7 @@ def _setting(option: str) -> str:
 
 
 def _alternatives(option: str, values: list[str]) -> list[list[str]]:
-    """What one option of a sweep stands for: the words of each of its values."""
+    """Return the words of each value of one option of a sweep."""
     setting = _setting(option)
     if setting.partition(".")[0] not in SETTINGS or setting in TOGETHER or not values:
         return [[option, *values]]
@@ -54,7 +54,7 @@ def _one(option: str, setting: str, value: str) -> list[str]:
 
 
 def point_name(swept: Sequence[str], arguments: Any) -> str:
-    """What differs at a point, as a folder's name: learning-rate=0.001,n-steps=5."""
+    """Return what differs at a point as the name of a folder: learning-rate=0.001,n-steps=5."""
     return ",".join(f"{setting.replace('_', '-')}={_text(_value(setting, arguments))}" for setting in swept)
 
 

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:
         return 128 + interrupt.args[0] if interrupt.args else INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has had enough, as head does
+    except BrokenPipeError:  # the reader of the output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # what a path that the user gave came to, where nothing else has said so
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _asks_for_a_module(arguments: Any) -> bool:
-    """Whether the command line names a module for the environment or a wrapper, or trusts a file that may."""
+    """True if the command line names a module for the environment or a wrapper, or trusts a file that may."""
     if isinstance(arguments, dict):  # of a sweep's points
         return any(map(_asks_for_a_module, arguments.values()))
     config = getattr(arguments, "config", None)

@@ -63,7 +63,7 @@ def _parse(command: str, form: type, words: list[str]) -> Any:
 
 
 def _chosen(form: type[Train], words: list[str]) -> Any:
-    """Where the settings start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
+    """Return the settings to start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
     if any(word.partition("=")[0] == "--env" for word in words):
         command = form.__name__.lower()
         raise SettingError(f"The environment stands by itself, without --env: upright {command} CartPole-v1.")

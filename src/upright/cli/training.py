@@ -78,10 +78,10 @@ def _train_run(
         run.discard()
         raise
     ended = train_to_result(run, began, preset, sinks)
-    stopped = f"Stopped at step {run.step:,}, with no checkpoint to go on from."
+    stopped = f"Stopped at step {run.step:,}, with no checkpoint to resume from."
     if run.checkpointed is not None:
         since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
-        stopped = f"Stopped at step {run.step:,}; go on{since} with: upright resume {folder}"
+        stopped = f"Stopped at step {run.step:,}; resume{since} with: upright resume {folder}"
     say(stopped if ended.evaluation is None else f"Final policy: {ended.evaluation}.")
     say(f"Run: {folder}")
     return ended

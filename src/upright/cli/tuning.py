@@ -90,7 +90,7 @@ def _search(arguments: Tune, study: Study, console: Any, say: Callable[[str], No
     trials = run_trials(study, arguments.trials, lambda tasks: _train_seeds(arguments, tasks))
     stop = follow(trials, take, cluster, status or nothing)
     if stop is not None:
-        say("Stopped; the same command goes on.")
+        say("Stopped; the same command continues.")
     return stop
 
 
@@ -147,7 +147,7 @@ def _train_seeds(arguments: Tune, tasks: Sequence[Task]) -> Generator[Event]:
 
 
 def _command(arguments: Tune, study: Study) -> str:
-    """What trains the best settings on seeds that the study has not seen."""
+    """Return the command that trains the best settings on seeds that the study has not seen."""
     first = max(FRESH, study.seeds[-1] + 1)
     words = ["upright", "train", study.env, "--config", str(study.place.best), "--seeds", "20"]
     words += ["--seed", str(first)]

@@ -1,1 +1,1 @@
-"""What experiments have reached, read from their files: statistics, curves, tables and pictures."""
+"""The results of experiments, read from their files: statistics, curves, tables and pictures."""

@@ -32,7 +32,7 @@ OF_THRESHOLD: dict[str, Any] = {"color": "#555555", "linestyle": (0, (1, 2)), "l
 
 @dataclass(frozen=True)
 class Curve:
-    """What one run has reached: returns at steps, both `[N]`."""
+    """The learning curve of one run: returns at steps, both `[N]`."""
 
     steps: np.ndarray
     returns: np.ndarray
@@ -223,7 +223,7 @@ def add_legend(axes: Any) -> None:
 
 
 def name_of_returns(returns: Literal["train", "eval"], window: int) -> str:
-    """What a curve shows, each of its points the mean of that many."""
+    """Return the label of a curve whose points are each the mean of that many returns."""
     what = "return of an episode" if returns == "train" else "mean return of greedy episodes"
     unit = "episodes" if returns == "train" else "evaluations"
     return what if window == 1 else f"{what},\nmean of {window} {unit}"
@@ -232,7 +232,7 @@ def name_of_returns(returns: Literal["train", "eval"], window: int) -> str:
 def check_picture(picture: Path) -> None:
     """Refuse what `save` could not write, and where matplotlib is missing."""
     if picture.suffix not in SUFFIXES:
-        raise SettingError(f"{picture} names no form of picture: let it end in {', '.join(SUFFIXES)}.")
+        raise SettingError(f"{picture} must end in {', '.join(SUFFIXES)}.")
     if picture.is_dir():
         raise RunError(f"{picture} is a folder; name a file in it.")
     pyplot()

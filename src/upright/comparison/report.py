@@ -1,4 +1,4 @@
-"""What experiments say side by side, and over several environments together: all that `upright compare` prints."""
+"""Experiments side by side, and over several environments together: everything that `upright compare` prints."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class Together:
-    """What holds over the environments in which every experiment, by its name, has finished seeds."""
+    """Results over the environments in which every experiment, by its name, has finished seeds."""
 
     environments: tuple[str, ...]
     experiments: tuple[Combined, ...]

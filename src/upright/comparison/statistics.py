@@ -1,4 +1,4 @@
-"""What the seeds of an experiment say together, and how surely: Agarwal et al. 2021 (arXiv:2108.13264), Wilson 1927.
+"""Statistics of an experiment's seeds, with their uncertainty: Agarwal et al. 2021 (arXiv:2108.13264), Wilson 1927.
 
 A score is what one run has reached, such as the mean return of its final policy. Scores are `[seeds]`, or the same of
 each of several tasks: `[tasks, seeds]`, or a sequence of `[seeds]` of which each may have its own number. The
@@ -24,7 +24,7 @@ Scores = ArrayLike | Sequence[ArrayLike]
 
 
 class Statistic(Protocol):
-    """What makes one number of many along an axis: `interquartile_mean`, `np.mean`, `np.median`, `np.min`."""
+    """A function that reduces an axis to one number: `interquartile_mean`, `np.mean`, `np.median`, `np.min`."""
 
     def __call__(self, scores: Any, /, *, axis: int) -> Any:
         """The statistic along the axis, which is gone in the result."""
@@ -105,7 +105,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def probability_of_improvement(x: Scores, y: Scores) -> float:
-    """How probably a run of x scores above one of y on the same task, ties one half (Agarwal 2021, section 4.3).
+    """The probability that a run of x scores above one of y on a task, ties one half (Agarwal 2021, section 4.3).
 
         P(X > Y) = mean over tasks of 1/(N·M)·Σᵢ Σⱼ S(xᵢ, yⱼ), where S = 1, ½ or 0 for xᵢ >, = or < yⱼ
 

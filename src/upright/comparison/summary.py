@@ -1,4 +1,4 @@
-"""What the final policies of an experiment's seeds have reached, each figure with its interval.
+"""The summary of the final policies of an experiment's seeds, each figure with its interval.
 
 A statistic is a field of `Summary` that `_statistic` declares: summary.json, `--json` and the tables follow from it.
 """
@@ -28,7 +28,7 @@ from upright.files import is_number
 
 @dataclass(frozen=True)
 class Result:
-    """What the result.json of a finished seed says, as far as a summary takes it.
+    """The values in the result.json of a finished seed that a summary needs.
 
     seconds: from the start to the result · final_mean: the mean return of the final policy
     threshold: the return at which the environment counts as solved, or None
@@ -62,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Solved:
-    """How many seeds reach the threshold, their share, and Wilson's interval of it."""
+    """The number of seeds that reach the threshold, their share, and Wilson's interval of it."""
 
     seeds: int
     share: float
@@ -71,7 +71,7 @@ class Solved:
 
     @classmethod
     def of(cls, seeds: int, trials: int) -> Solved:
-        """Return the share of that many seeds among so many trials."""
+        """Return the share of that many seeds among that many trials."""
         return cls(seeds, seeds / trials, *wilson_interval(seeds, trials))
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _statistic(function: Statistic, words: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the seeds of one experiment have reached.
+    """The results of the seeds of one experiment.
 
     steps: those of each seed · seeds, final_means: in the same order · confidence: of the intervals
     threshold, solved: None where the environment names no threshold

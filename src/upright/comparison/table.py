@@ -52,7 +52,7 @@ def tables(report: Report, width: int) -> Iterator[RenderableType]:
 
 
 def _rows(compared: Compared) -> dict[str, str]:
-    """What a table says of an experiment, by the row's name."""
+    """Return an experiment's cells, by the row's name."""
     summary, to_solve = compared.summary, compared.to_solve
     if summary is None:
         return {"seeds": "0"}
@@ -66,7 +66,7 @@ def _rows(compared: Compared) -> dict[str, str]:
 
 
 def _combined_rows(combined: Combined) -> dict[str, str]:
-    """What a table says of the experiments with one name, by the row's name."""
+    """Return the cells of the experiments with one name, by the row's name."""
     rows = {"seeds": str(combined.seeds), **_solved(combined.solved)}
     if combined.interquartile_mean is not None:
         rows["interquartile mean"] = _interval(combined.interquartile_mean)

@@ -1,4 +1,4 @@
-"""What the files say, as the pages ask for it: every method may be called from any thread."""
+"""Answers to the pages' questions from the files: every method may be called from any thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Answers:
         """Look at the files, unless that was done so recently."""
         with self._lock:
             if time.monotonic() - self._refreshed >= patience:
-                self._untold |= self.catalogue.refresh()  # whoever asked for it: the streams are to hear of it too
+                self._untold |= self.catalogue.refresh()  # the streams have to hear of it too
                 self._refreshed = time.monotonic()
 
     def changes(self) -> set[str]:
@@ -90,7 +90,7 @@ class Answers:
     def _series(
         self, run: FoundRun, tags: list[str], most: int, low: float | None, high: float | None, is_much: bool
     ) -> dict[str, Any]:
-        """What `series` answers of one run; of much that is not read yet, a sample, and the rest is to be read next."""
+        """Return `series`'s answer for one run; a sample of what is not read yet, if that is much, to be read next."""
         metrics = run.metrics
         is_exact = metrics.is_loaded or not is_much
         if is_exact:
@@ -126,7 +126,7 @@ class Answers:
             return None
 
     def news(self, cursors: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
-        """What these runs have written since, as it is; the cursors move on."""
+        """Return what these runs have written since, as it is; the cursors advance."""
         news: dict[str, Any] = {}
         with self._lock:
             for key, (generation, records, episodes) in list(cursors.items()):
@@ -153,7 +153,7 @@ class Answers:
             return {"runs": {key: _flat(self._run(key).config) for key in ids}}
 
     def moments(self, key: str) -> dict[str, Any]:
-        """Which policies of a run can be shown."""
+        """Return the policies of a run that can be shown."""
         self.refresh()
         with self._lock:
             run = self._run(key)
@@ -161,7 +161,7 @@ class Answers:
             return {"moments": run.moments(), "keep": keep if isinstance(keep, int) else None, "row": run.row()}
 
     def wish(self, key: str, moment: str, episode: int) -> Wish:
-        """What the player needs to know of an episode that is asked for."""
+        """Return what the player needs to know of an episode that is asked for."""
         with self._lock:
             run = self._run(key)
             if moment not in [each["moment"] for each in run.moments()]:

@@ -123,7 +123,7 @@ async def moments(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """What changes, as a stream that ends with the page."""
+    """Stream what changes, until the page is closed."""
     cursors = {}
     for run in request.query_params.get("runs", "").split(",")[:MOST_RUNS_AT_ONCE]:
         match = re.fullmatch(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,12})\.(\d{1,12})", run, re.ASCII)
@@ -144,7 +144,7 @@ async def play(request: Request) -> Response:
 
 
 async def episode(request: Request) -> Response:
-    """How far an episode is, and once it has ended, what happened in it."""
+    """Return the progress of an episode and, once it has ended, what happened in it."""
     played = _episodes(request).get(request.path_params["name"])
     about = {"state": played.state, "steps": played.steps, "problem": played.problem, "shown": played.shown}
     return _json(about)

@@ -35,7 +35,7 @@ def if_asked(asked: bool, folder: Path, trust: bool, console: Any) -> contextlib
 
 @contextlib.contextmanager
 def dashboard(folder: Path, trust: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Serve the runs around this run's folder meanwhile; `say` is given the link."""
+    """Serve the runs around this run's folder within the block; `say` is given the link."""
     runs = Path("runs").resolve()
     root = runs if folder.resolve().is_relative_to(runs) else folder.resolve().parent
     root.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def dashboard(folder: Path, trust: bool, say: Callable[[str], None]) -> Iterator
     try:
         process.stdin.write(json.dumps({"root": str(root), "trust": trust}) + "\n")
         process.stdin.flush()
-        say(process.stdout.readline().strip() or "The dashboard did not start; training goes on without it.")
+        say(process.stdout.readline().strip() or "The dashboard did not start; training continues without it.")
         yield
         say(f"The dashboard ends with the run; see it again with: upright dashboard {root}")
     finally:

@@ -32,7 +32,7 @@ State = Literal["running", "finished", "stopped", "stale"]
 
 
 class FoundRun:
-    """One run: what its files say, read anew by `refresh`.
+    """One run as its files describe it; `refresh` reads them again.
 
     id: of its place below the folder that is served · experiment: the id of the folder above it
     """
@@ -201,7 +201,7 @@ class Catalogue:
 
 
 def is_plain(root: Path, path: Path) -> bool:
-    """Whether a path leads from the root through folders alone, without a link."""
+    """True if a path leads from the root through folders alone, without a link."""
     while path != root:
         if path == path.parent or not path.is_dir() or path.is_symlink():
             return False

@@ -31,7 +31,7 @@ class Played:
 
     @property
     def state(self) -> Literal["playing", "done", "failed"]:
-        """How far it is."""
+        """The state of the episode."""
         return "failed" if self.problem else "playing" if self.shown is None else "done"
 
 
@@ -45,7 +45,7 @@ class Episodes:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def prepare(self) -> None:
-        """Start the player's worker meanwhile: somebody looks at what can be played."""
+        """Start the player's worker: somebody looks at what can be played."""
         self._begin(run_in_threadpool(self.player.prepare))
 
     async def play(self, key: str, moment: str, episode: int) -> str:

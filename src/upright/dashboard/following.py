@@ -71,8 +71,8 @@ class MetricsFile:
 
     last: the newest record · best: the highest mean return of a record, of a large file once `skim` was called
     damaged: lines that are none
-    records, episodes: all of it, once `load` was called; `sampled` gives some of it sooner
-    generation: counts how often it was read anew, because it is no longer what it was
+    records, episodes: all of it, once `load` was called; `sampled` gives some of it earlier
+    generation: counts how often it was read again from the start, because it was no longer what it had been
     """
 
     def __init__(self, path: Path) -> None:
@@ -156,7 +156,7 @@ class MetricsFile:
         return was
 
     def _read_end(self, file: Any, size: int) -> bool:
-        """Of a large file that is new here, take the newest record: the rest can wait."""
+        """Read only the newest record of a large file that is new here: the rest can wait."""
         file.seek(max(0, size - SKIMMED))
         tail = _read_fully(file, min(size, SKIMMED))
         end = tail.rfind(b"\n") + 1
@@ -231,14 +231,14 @@ class MetricsFile:
 
     @property
     def tags(self) -> list[str]:
-        """What there is to be asked for."""
+        """The tags that can be asked for."""
         if self.is_loaded:
             return [*self.episodes.values, *self.records.values]
         return [RETURN, LENGTH, *records.numbers(self.last)]
 
     @property
     def cursor(self) -> tuple[int, int, int]:
-        """How far it was read: generation, records, episodes."""
+        """The place up to which it was read: generation, records, episodes."""
         return self.generation, len(self.records.step), len(self.episodes.step)
 
     def _content(self) -> bytes:

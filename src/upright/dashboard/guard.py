@@ -1,4 +1,4 @@
-"""Who may ask: whoever has the link's token, from this page, by a name that no other site can take.
+"""Access control: a request needs the link's token, and comes from this page, by a name that no other site can take.
 
 A page on another site can send requests to 127.0.0.1, and by rebinding a domain of its own make them look like its own.
 So every request needs the token, which that page cannot know; a Host that is this machine's own name; and an Origin,
@@ -41,7 +41,7 @@ def make_token() -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host can be reached from this machine alone."""
+    """True if a host can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Answers 403 to whoever may not ask, and puts the headers of `HEADERS` on every answer.
+    """Answers 403 to requests without access, and puts the headers of `HEADERS` on every answer.
 
     allow_remote: take the machine's own names and any numbered address as Host too, and not only loopback's: a site
     that rebinds its domain comes with the domain's name

@@ -24,7 +24,7 @@ PATIENCE = 120.0  # seconds for the next sign of life of a worker: importing PyT
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be played: the folder of a run, which of its moments, which evaluation episode."""
+    """An episode to be played: the folder of a run, one of its moments, the number of an evaluation episode."""
 
     folder: Path
     moment: str

@@ -24,7 +24,7 @@ def downsample(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.
 
 
 def within(x: np.ndarray, low: float | None, high: float | None) -> slice:
-    """Where ascending x lies within [low, high], with one more point on either side, for the lines that leave it."""
+    """Return the slice of ascending x within [low, high], with one more point on either side for the lines to it."""
     begin = 0 if low is None else max(0, int(np.searchsorted(x, low)) - 1)
     end = len(x) if high is None else min(len(x), int(np.searchsorted(x, high, side="right")) + 1)
     return slice(begin, end)

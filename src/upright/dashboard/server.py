@@ -39,8 +39,8 @@ def serve(
     """
     if not is_loopback(host) and not allow_remote:
         raise SettingError(
-            f"--host {host} lets other machines in, over a connection that anybody between can read: whoever gets the "
-            "link sees every run and can stop training; add --allow-remote if that is meant, or keep 127.0.0.1 and "
+            f"--host {host} lets other machines in, over a connection that anybody between can read: anyone who gets "
+            "the link sees every run and can stop training; add --allow-remote if that is meant, or keep 127.0.0.1 and "
             f"reach it through ssh -L {port or PORT}:127.0.0.1:{port or PORT}."
         )
     if not root.is_dir():
@@ -60,7 +60,7 @@ def serve(
     shown = socket.gethostname() if shown in ("0.0.0.0", "::") else f"[{shown}]" if ":" in shown else shown
     say(f"Dashboard: http://{shown}:{port}/?token={token}")
     if not is_loopback(host):
-        say("Other machines can reach it: whoever has this link sees every run here and can stop training.")
+        say("Other machines can reach it: anyone who has this link sees every run here and can stop training.")
 
     async def watched() -> None:
         serving = asyncio.create_task(server.serve([listening]))
@@ -84,7 +84,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, attempt))
-            listening.listen(128)  # whoever follows the link at once waits until it is served
+            listening.listen(128)  # a browser that follows the link at once waits until it is served
         except OSError as error:
             listening.close()
             if port is None and attempt:

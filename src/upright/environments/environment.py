@@ -163,7 +163,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     def _fault(self, what: str) -> EnvironmentFault:
         place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
         return EnvironmentFault(
-            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; mend the environment."
+            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; fix the environment."
         )
 
 

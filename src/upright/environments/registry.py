@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def trains(self) -> bool:
-        """Whether `upright train` can be given this id, with --discretize if the verdict says so."""
+        """True if `upright train` can be given this id, with --discretize if the verdict says so."""
         return self.verdict.startswith("trains")
 
 

@@ -1,4 +1,4 @@
-"""What Gymnasium's spaces become: observations as flat vectors or images, actions as 0 … A−1.
+"""The encoding of Gymnasium's spaces: observations as flat vectors or images, actions as 0 … A−1.
 
 Vectors are flattened as `gymnasium.spaces.flatten` does: a Discrete becomes a one-hot, a Dict is read in
 its own order. Images (uint8, at least 36×36, the least that Nature's convolutions take) become
@@ -22,7 +22,7 @@ LARGEST_ACTION_TABLE = 4_096
 
 
 class Observations:
-    """How observations of one space become arrays of one shape and dtype.
+    """The encoding of observations of one space as arrays of one shape and dtype.
 
     shape, dtype: of one encoded observation; a vector `[D]` or an image `[C, H, W]`
     is_image: whether the convolutional torso reads it
@@ -95,7 +95,7 @@ class Observations:
         return np.stack([self.encode(item) for item in items]), False
 
     def is_single(self, observation: Any) -> bool:
-        """Whether this is one observation rather than a batch."""
+        """True if this is one observation rather than a batch."""
         try:
             for key in self._first:
                 observation = observation[key]
@@ -105,7 +105,7 @@ class Observations:
 
 
 class Actions:
-    """How the actions of one space are numbered 0 … n−1.
+    """The numbering of the actions of one space, 0 … n−1.
 
     n: number of actions; of a MultiDiscrete, the size of its joint table
     """

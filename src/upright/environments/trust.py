@@ -1,4 +1,4 @@
-"""What a file that somebody else may have written can ask for: no module is imported for it, and no file opened."""
+"""Limits on what a file that somebody else may have written can ask for: no module is imported, no file opened."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ LONGEST_PATIENCE = 2_000_000.0  # seconds
 
 
 class Outcome(NamedTuple):
-    """What one action in each of E environments led to.
+    """The result of one action in each of E environments.
 
     next_obs `[E, *shape]`: what followed the action; at an episode's end its last observation
     reward, terminated, truncated `[E]`: lists of plain numbers and bools, which cost less than arrays so short
@@ -148,7 +148,7 @@ class Vectorised:
     def outcome(
         self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, info: dict[str, Any]
     ) -> Outcome:
-        """What the vector's step returned, without its autoreset."""
+        """Return the outcome of the vector's step, without its autoreset."""
         mask = info.get("action_mask")
         next_obs, next_mask, valid = obs, mask, ~self._resetting
         ended = terminated | truncated
@@ -190,7 +190,7 @@ class Workers:
         self.playing = RunningEpisodes([Playing(first.episode + 1)] * self.num_envs, self.actions.n)
         self._obs: np.ndarray | None = None
         self._mask: np.ndarray | None = None
-        # True in the midst of a step, and after one that failed: workers that wait for each other can only be ended.
+        # True during a step, and after one that failed: workers that wait for each other can only be ended.
         self._waiting = False
         self._start()
 
@@ -277,7 +277,7 @@ class Workers:
         return "a worker closed its pipe"
 
     def _replace(self, lost: _WorkerLost) -> None:
-        """New workers, in the midst of the same episodes."""
+        """Start new workers, and bring them to the same place in the same episodes."""
         self.close()
         self._replaced += 1
         if self._replaced > self._replacements:
@@ -305,12 +305,12 @@ def stack_retaken(rows: Sequence[Retaken]) -> tuple[np.ndarray, np.ndarray | Non
 
 
 def repeats(rows: Sequence[Retaken], obs: np.ndarray, mask: np.ndarray | None) -> bool:
-    """Whether the environments came, to the bit, to these observations and masks again."""
+    """True if the environments reached these observations and masks again, bit for bit."""
     return not any(differs(row, obs[i], None if mask is None else mask[i]) for i, row in enumerate(rows))
 
 
 def differs(row: Retaken, obs: np.ndarray, mask: np.ndarray | None) -> bool:
-    """Whether an environment came to another observation or mask than before."""
+    """True if an environment reached another observation or mask than before."""
     if row is None:
         return True
     bits = [None if each is None else each.tobytes() for each in (*row, obs, mask)]

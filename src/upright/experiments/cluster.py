@@ -1,7 +1,7 @@
 """Seeds on a Ray cluster: a task for each, placed by cores, that runs again elsewhere when its worker or node dies.
 
-The machines have the run folder in common, or keep it at a URL. A task that runs again goes on from the newest
-checkpoint there, to the bit.
+The machines have the run folder in common, or keep it at a URL. A task that runs again resumes from the newest
+checkpoint there, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from upright.runs.description import is_same, write_description, write_result
 from upright.runs.folders import ExperimentFolder, environment_name
 from upright.settings.config import Config
 
-# Seconds that a task waits for the one before it, whose node was lost, to let go of the seed (Ray ends a process whose
+# Seconds that a task waits for the one before it, whose node was lost, to release the seed (Ray ends a process whose
 # node it gave up after 60, and NFS lets go of a lock after 90), or for the storage to take a seed that is trained.
 PATIENCE = 300.0
 SECONDS_TO_ANSWER = 10.0
@@ -89,7 +89,7 @@ def train_on_cluster(tasks: Sequence[Task], address: str, storage: str | None = 
 
 
 def url(storage: str, task: Task) -> str:
-    """Where a seed keeps its folder: <storage>/<environment>/ and the rest of its last three names.
+    """Return the URL of a seed's folder: <storage>/<environment>/ and the rest of its last three names.
 
     Of a sweep or a study these are <sweep>/<point>/seed-<seed>, of an experiment <experiment>/seed-<seed>.
     """
@@ -119,7 +119,7 @@ def _claim(experiment: str, task: Task) -> None:
 
 
 def _end(ray: Any, ended: Any, task: Task, apart: str | None) -> Iterator[Event]:
-    """What a task says as it ends. apart: why its folder could not be brought here, if it could not"""
+    """Yield the last events of a task. apart: why its folder could not be brought here, if it could not"""
     try:
         message = ray.get(ended)
     except ray.exceptions.RayError as error:
@@ -239,7 +239,7 @@ def _start(ray: Any) -> None:
 
 
 def _train_on_worker(task: Task, storage: str | None) -> dict[str, Any]:
-    """What a Ray task does: a seed's result, or why it has none."""
+    """Run as a Ray task: return a seed's result, or why it has none."""
     warnings: list[str] = []
     with told(warnings.append):
         message = attempt(task, PATIENCE) if storage is None else _train_apart(task, storage)

@@ -99,14 +99,14 @@ class Mirror:
             try:
                 self.push()
             except RunError as error:
-                logger.warning(f"The checkpoint at step {progress.step:,} is not copied: {error} Training goes on.")
+                logger.warning(f"The checkpoint at step {progress.step:,} is not copied: {error} Training continues.")
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 def _is_last(name: str) -> int:
-    """What tells that other files are whole comes after them."""
+    """Return the place of a file in the order of copying: one that vouches for others comes after them."""
     return 2 if name == RunFolder(Path()).result.name else int(name.endswith(MANIFEST))
 
 

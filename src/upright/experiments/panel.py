@@ -1,4 +1,4 @@
-"""What an experiment or a sweep shows while its seeds train, and the table of what they come to."""
+"""The display of an experiment or a sweep while its seeds train, and the table of their results."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SeedsTerminal:
         print_plainly(self._console, text)
 
     def _where(self) -> str:
-        """How far the seeds have come, in one line."""
+        """Return the progress of the seeds in one line."""
         training = [event for event in self._latest.values() if isinstance(event, Reported)]
         ended = sum(isinstance(event, Finished | Failed) for event in self._latest.values())
         parts = [f"{self._names[each.task.folder]} at step {each.step:,}" for each in training]
@@ -104,7 +104,7 @@ class SeedsTerminal:
 
 
 def _names(tasks: Sequence[Task]) -> dict[str, str]:
-    """How each seed is spoken of: by its number, and by its experiment's folder where there are several."""
+    """Return the label of each seed: its number, and by its experiment's folder where there are several."""
     experiments = {Path(task.folder).parent for task in tasks}
     return {
         task.folder: (f"{Path(task.folder).parent.name} " if len(experiments) > 1 else "") + f"seed {task.seed}"
@@ -132,7 +132,7 @@ def _final(event: Finished) -> str:
 
 
 def table(summary: Summary) -> RenderableType:
-    """What an experiment's final policies come to, with the interval of each figure."""
+    """Return the table of an experiment's final policies, with the interval of each figure."""
     from rich import box
     from rich.table import Table
 

@@ -73,7 +73,7 @@ class _Child:
         self._other.close()  # so that the pipe ends with the process
 
     def events(self) -> Iterator[Event]:
-        """What it said and wrote since the last call."""
+        """Yield what it sent and wrote since the last call."""
         said: dict[str, Any] | None = None
         try:
             while said is None and self.pipe.poll():
@@ -101,7 +101,7 @@ class _Child:
 
 @contextlib.contextmanager
 def _for_a_child() -> Iterator[None]:
-    """What a process that is started now inherits: one thread, and no Ctrl-C, which its parent hears for it."""
+    """Let a process that is started within the block inherit one thread and no Ctrl-C, which its parent handles."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     masked = None
@@ -127,7 +127,7 @@ def _how(status: int | None) -> str:
 
 
 def _train_in_child(task: Task, pipe: connection.Connection) -> None:
-    """What a child does."""
+    """Run in the child process."""
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
     def say(message: dict[str, Any]) -> None:

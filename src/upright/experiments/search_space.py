@@ -1,4 +1,4 @@
-"""What `upright tune` searches: the table of settings and their values, and how a draw from it becomes a Config."""
+"""The search space of `upright tune`: settings with their values, and how a draw from it becomes a Config."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Choice:
         return named[trial.suggest_categorical(name, list(named))]
 
     def ends(self) -> tuple[Any, ...]:
-        """What has to be possible."""
+        """Raise SettingError for values that cannot be drawn."""
         return self.values
 
 
@@ -58,7 +58,7 @@ class Range:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def ends(self) -> tuple[Any, ...]:
-        """What has to be possible."""
+        """Raise SettingError for values that cannot be drawn."""
         return self.low, self.high
 
 
@@ -100,7 +100,7 @@ def read_space(path: Path) -> Space:
 
 
 def space_from_dict(values: Mapping[str, Any], where: str) -> Space:
-    """What `space_to_dict` gave, or a user wrote. Raises SettingError for what is no space."""
+    """Read what `space_to_dict` returned, or a user wrote. Raises SettingError for anything else."""
     space: dict[str, Choice | Range] = {}
     for name, each in values.items():
         match each:
@@ -192,7 +192,7 @@ def _has(parent: Any, part: str) -> bool:
 
 
 def _parents(root: str, space: Space, config: Config) -> list[Any]:
-    """What a loss, a replay or Munchausen can be."""
+    """Return the values that a loss, a replay or Munchausen can have."""
     each = space.get(root)
     return [getattr(config, root)] if each is None else [_part(root, value, config) for value in each.ends()]
 

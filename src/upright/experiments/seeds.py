@@ -1,4 +1,4 @@
-"""One seed of an experiment, trained from wherever it stands to its result, and what is heard of it meanwhile.
+"""One seed of an experiment, trained from its current state to its result, and the events that report it.
 
 A `Task` is plain values, so that any process, here or elsewhere, can be handed one; `train_seed` does it. Whoever hands
 tasks out (`upright.experiments.pool`, `upright.experiments.cluster`) yields events.
@@ -65,7 +65,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Warned:
-    """What the user of a seed should know."""
+    """A warning for the user about a seed."""
 
     task: Task
     text: str

@@ -3,7 +3,7 @@
     for event in experiment("CartPole-v1", seeds=range(20), folder="runs/CartPole-v1/mine"):
         ...
 
-What is finished is taken as it is, and what was begun goes on from its checkpoint: the same call does what is missing.
+What is finished is taken as it is, and what was begun resumes from its checkpoint: the same call does what is missing.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def take_finished(tasks: Sequence[Task]) -> Generator[Event, None, list[Task]]:
 
 
 def at_once(tasks: Sequence[Task], jobs: int | None = None) -> int:
-    """How many of these tasks are trained at once: one a core, or as many fewer as each has workers of its own."""
+    """Return how many of these tasks are trained at once: one a core, or fewer where each has workers of its own."""
     if jobs is not None and jobs < 1:
         raise SettingError(f"jobs is {jobs}, but it has to be 1 or more.")
     taken = max((task.cores for task in tasks), default=1)

@@ -8,7 +8,7 @@ runs/<env>/<study>/
   lock           held by a process while it begins a trial, or writes best.json
 
 Several processes may work on one study. A trial of one that was killed has a free lock: the next process that begins a
-trial takes it up again, and its seeds go on from their checkpoints.
+trial resumes it, and its seeds resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Trainer = Callable[[Sequence[Task]], Generator[Event]]
 
 @dataclass(frozen=True)
 class Study:
-    """What a study searches.
+    """The definition of a study.
 
     config: the settings that no trial changes, and where the others start from; its eval_freq says how often a trial
     may be pruned · seeds: those of every trial · elsewhere: whether they are trained on other machines
@@ -83,7 +83,7 @@ class Study:
 
 @dataclass(frozen=True)
 class TrialBegan:
-    """A trial began or goes on, with what it drew."""
+    """A trial began or was resumed, with what it drew."""
 
     number: int
     drawn: dict[str, Any]
@@ -176,7 +176,7 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
             if len(counted) >= count and not any(each.state == TrialState.WAITING for each in trials):
                 _write_best(study, stored)  # as a process that was killed could not
                 return None
-            # Anew for each, so that neither going on nor another process draws the same again.
+            # A new one for each, so that neither a resumed study nor another process draws the same again.
             seed = np.random.SeedSequence([study.seeds[0], len(trials)]).generate_state(1)
             stored.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=RANDOM_TRIALS, multivariate=True, constant_liar=True, seed=int(seed[0])
@@ -199,7 +199,7 @@ def _begin(study: Study, stored: optuna.Study, count: int) -> tuple[optuna.Trial
 
 
 def _name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
-    """The name of a trial's folder: its own, or of the trial that it goes on with."""
+    """Return the name of a trial's folder: its own, or that of the trial that it resumes."""
     name = trial.user_attrs.get("folder")
     return name if isinstance(name, str) and re.fullmatch(r"trial-\d+", name) else f"trial-{trial.number}"
 
@@ -337,7 +337,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sentences(folder: Path) -> Iterator[None]:
-    """What goes wrong in Optuna's storage as one sentence."""
+    """Turn errors of Optuna's storage into one message."""
     try:
         yield
     except UprightError:

@@ -76,7 +76,7 @@ class Learner(Protocol):
 
 
 def moments(config: Config) -> tuple[str, ...]:
-    """What the optimiser keeps for each parameter, by PyTorch's names."""
+    """Return the names of what the optimiser keeps for each parameter; they are PyTorch's."""
     match config.optimizer:
         case "adam" | "adamw":
             return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
@@ -87,7 +87,7 @@ def moments(config: Config) -> tuple[str, ...]:
 
 
 def parameter_forms(config: Config, problem: Problem) -> dict[str, Form]:
-    """Of upright's own network, by name: what `check_fit` takes before anything is allocated."""
+    """Return the forms of the parameters of upright's own network, by name, before anything is allocated."""
     return {name: Form(shape, np.dtype(np.float32)) for name, shape in parameter_shapes(config, problem).items()}
 
 

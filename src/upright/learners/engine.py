@@ -1,4 +1,4 @@
-"""Which engine computes, why, and the learner that it brings."""
+"""The choice of an engine, the reason for it, and the engine's learner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_EXTENSION = f"upright was installed without a C++ compiler (get one by {COMPI
 
 
 def obstacle_to_native(config: Config, problem: Problem, has_own_network: bool) -> str | None:
-    """Why the native engine cannot do this, as the end of a sentence; None when it can."""
+    """Return why the native engine cannot do this, as the end of a sentence; None when it can."""
     if has_own_network:
         return "the network is your own"
     if problem.is_image:
@@ -77,7 +77,7 @@ def _check_memory(config: Config, problem: Problem) -> None:
 
 
 def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
-    """Why `make_learner` takes the engine that it takes, in a few words."""
+    """Return in a few words why `make_learner` takes the engine that it takes."""
     if config.engine != "auto":
         return "as chosen"
     obstacle = obstacle_to_native(config, problem, has_own_network)
@@ -85,7 +85,7 @@ def why_engine(config: Config, problem: Problem, has_own_network: bool) -> str:
 
 
 def make_learner(config: Config, problem: Problem, seed: int, network: NetworkSource | None = None) -> Learner:
-    """The learner for these settings; `network` is a module, or a factory of one, to use instead of the settings'.
+    """Return the learner for these settings; `network`: a module, or a factory of one, to use instead of the settings'.
 
     Logs why to "upright" when engine is auto and it takes torch. Raises SettingError when engine is native and cannot
     do it, and MissingExtra when PyTorch is needed and not installed.

@@ -172,7 +172,7 @@ class NativeLearner:
         self._columns = columns
 
     def _draw_fractions(self, count: int, asked: Fractions) -> tuple[np.ndarray, np.ndarray]:
-        """Where the online and the target network are asked for their quantiles."""
+        """Draw the fractions at which the online and the target network give their quantiles."""
         online = self._random.random((count, asked.online), np.float32)
         return online, self._random.random((count, asked.target), np.float32)
 

@@ -1,4 +1,4 @@
-"""What a network is built for."""
+"""The problem that a network is built for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """What a network is built for: the encoded observation's shape, whether it is an image, the number of actions."""
+    """The shape of an encoded observation, True if it is an image, and the number of actions."""
 
     observation_shape: tuple[int, ...]
     is_image: bool

@@ -20,7 +20,7 @@ class SumTree:
 
     A tree of two levels: the values in blocks of 64, and the sum of each block. A batch then takes one search among the
     blocks and one within them, in a few array operations, where a binary tree takes seventeen for 100,000 values. The
-    sum of a changed block is taken anew, so no rounding error builds up.
+    sum of a changed block is computed again, so no rounding error builds up.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -37,7 +37,7 @@ class SumTree:
         return values
 
     def set(self, index: np.ndarray | int, value: np.ndarray | float) -> None:
-        """Set the values at `index [B]`, or one; of a place that stands there twice, the last one counts."""
+        """Set the values at `index [B]`, or one; if a place occurs twice, the last value counts."""
         self._values.reshape(-1)[index] = value
         block = index // BLOCK
         self._sums[block] = self._values[block].sum(axis=-1)
@@ -60,7 +60,7 @@ class SumTree:
 
 
 class Tree(Protocol):
-    """What `SumTree` and the C++ tree of `native/sum_tree.h` have in common."""
+    """The interface of `SumTree` and of the C++ tree in `native/sum_tree.h`."""
 
     @property
     def total(self) -> float: ...

@@ -73,7 +73,7 @@ def transition_forms(
 
 
 def bytes_needed(capacity: int, forms: Mapping[str, Form]) -> int:
-    """Return the bytes that so many transitions of these forms take."""
+    """Return the bytes that `capacity` transitions of these forms take."""
     return capacity * sum(math.prod(form.shape) * form.dtype.itemsize for form in forms.values())
 
 

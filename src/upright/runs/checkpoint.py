@@ -2,7 +2,7 @@
 
 checkpoints/
   <step>/
-    state.safetensors     every array that the run goes on from, but for the replay memory's rows
+    state.safetensors     every array that the run resumes from, but for the replay memory's rows
     manifest.json         what the run is, and size and SHA-256 of each file that this checkpoint needs; written last
   replay/
     <first>-<end>.safetensors    the transitions pushed as number first to end − 1
@@ -115,7 +115,7 @@ class Checkpoints:
         return sorted(step for step in self._steps() if (self.folder / str(step) / MANIFEST).is_file())
 
     def policy(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What the checkpoint at a step says of the run, and its online parameters; the replay memory is not read."""
+        """Return a checkpoint's description of the run and its online parameters; the replay memory is not read."""
         about = self._manifest(step)
         arrays = self._state(step, about)
         prefix = "learner/online/"
@@ -216,7 +216,7 @@ class Checkpoints:
                 numbers = (segment.first, segment.end, segment.size)
                 if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
                     raise ValueError(f"{numbers} are no counts")
-                # Each goes on where the last one ended, so none is read twice.
+                # Each continues where the last one ended, so none is read twice.
                 if segment.first >= segment.end or before not in (None, segment.first):
                     raise ValueError(f"{segment.first} to {segment.end} does not follow {before}")
                 before = segment.end
@@ -235,7 +235,7 @@ class Checkpoints:
 
 
 def _is_whole(path: Path, size: int, sha256: str) -> bool:
-    """Whether a file is there and has this content."""
+    """True if a file is there and has this content."""
     try:
         return files.digest(files.read(path, size)) == sha256
     except RunError:

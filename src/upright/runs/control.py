@@ -1,4 +1,4 @@
-"""What another process may know of a run and ask of it, through two small files in the run's folder: no lock, no port.
+"""Contact between a run and other processes, through two small files in the run's folder: no lock, no port.
 
 running.json    who trains here, as long as somebody does; a process that is killed leaves it behind
 request.json    "checkpoint" or "stop", which `train` answers at its next report and removes

@@ -1,4 +1,4 @@
-"""What an experiment's config.json holds, and a run's result.json."""
+"""The content of an experiment's config.json, and of a run's result.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps on disk while it trains: `Disk`, or `NoDisk` for a run without a folder."""
+"""The files of a run while it trains: `Disk`, or `NoDisk` for a run without a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from upright.settings.config import Config
 
 
 class RunDisk(Protocol):
-    """Where a run is kept: a folder or nowhere. checkpointed: the step of the newest checkpoint, or None"""
+    """The place where a run is kept: a folder, or nowhere. checkpointed: the step of the newest checkpoint, or None"""
 
     @property
     def folder(self) -> Path | None: ...
@@ -180,7 +180,7 @@ class Disk:
             written = {"size": self.metrics.size, "sha256": self.metrics.sha256}
             self._checkpoints.save(step, {**about, "schema": CHECKPOINT_SCHEMA, "metrics": written}, state, ring)
         except (RunError, OSError) as error:
-            logger.warning(f"No checkpoint at step {step:,}: {error} Training goes on.")
+            logger.warning(f"No checkpoint at step {step:,}: {error} Training continues.")
             return
         self.checkpointed = step
 
@@ -202,7 +202,7 @@ class Disk:
             files.refuse_link(self.place.best)
             agent.save(self.place.best)
         except RunError as error:
-            logger.warning(f"The best policy so far is not kept: {error} Training goes on.")
+            logger.warning(f"The best policy so far is not kept: {error} Training continues.")
             return False
         return True
 

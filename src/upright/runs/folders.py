@@ -1,4 +1,4 @@
-"""Where runs and experiments are kept: the names of their files, which are written here and nowhere else.
+"""The folders of runs and experiments: the names of their files, which are written here and nowhere else.
 
 runs/<env>/<experiment>/
   config.json             the environment and every setting, resolved (see `upright.runs.description`)

@@ -1,4 +1,4 @@
-"""What a run reports, under SB3's tags, and where it is kept: JSON lines, TensorBoard."""
+"""The reports of a run, under SB3's tags, and the files that keep them: JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Progress:
-    """What `train` yields every `log_interval` steps, and once at the end.
+    """A report, which `train` yields every `log_interval` steps, and once at the end.
 
     step, total: steps so far, and to go to · episodes: those that ended since the last one
     metrics: by SB3's tag; train/… only after the first update, rollout/ep_… only after the first episode
@@ -79,11 +79,11 @@ class EpisodeStatistics:
                     self._reward[i], self._length[i] = 0.0, 0
 
     def forget_running(self) -> None:
-        """Start counting anew in every environment."""
+        """Count from 0 again in every environment."""
         self._reward, self._length = [0.0] * self._num_envs, [0] * self._num_envs
 
     def forget(self, env: int) -> None:
-        """Start counting anew in one environment."""
+        """Count from 0 again in one environment."""
         self._reward[env], self._length[env] = 0.0, 0
 
     def state(self) -> dict[str, np.ndarray]:
@@ -97,7 +97,7 @@ class EpisodeStatistics:
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave. Raises ValueError for what it cannot have given."""
+        """Resume from what `state` returned. Raises ValueError for what it cannot have returned."""
         check_counts("count", state["count"])
         check_counts("length", state["length"], (self._num_envs,))
         if state["reward"].shape != (self._num_envs,) or state["reward"].dtype != np.float64:
@@ -141,7 +141,7 @@ class Sink(Protocol):
         """Take one report."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
 
 
 class JsonLines:
@@ -151,7 +151,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, size: int = 0, sha256: str | None = None) -> None:
-        """Begin a new file, or go on after the first `size` bytes of one, whose digest was `sha256`."""
+        """Begin a new file, or continue after the first `size` bytes of one, whose digest was `sha256`."""
         self._path = path
         self._waiting = b""
         self._is_full = False
@@ -169,7 +169,7 @@ class JsonLines:
                 self._hash.update(kept)
                 self.size += len(kept)
             if sha256 is not None and self._hash.hexdigest() != sha256:
-                logger.warning(f"{path} is not what this run wrote up to its checkpoint; it goes on behind that.")
+                logger.warning(f"{path} is not what this run wrote up to its checkpoint; it continues after that.")
             self._file.truncate(self.size)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}; choose another folder (--out).") from error
@@ -198,8 +198,8 @@ class JsonLines:
         except OSError as error:
             if not self._is_full:
                 logger.warning(
-                    f"{self._path} cannot be written: {error.strerror}; training goes on, and its lines wait in memory "
-                    "until there is room."
+                    f"{self._path} cannot be written: {error.strerror}; training continues, and its lines wait in "
+                    "memory until there is room."
                 )
             self._is_full = True
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds to resume from: the newest whole checkpoint, and what its files say of the run."""
+"""A run as it is found on disk to be resumed: the newest whole checkpoint, and what its files say of the run."""
 
 from __future__ import annotations
 

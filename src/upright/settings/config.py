@@ -49,7 +49,7 @@ class Config(Checked):
     stretch_observations: bool = True
     """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
     max_episode_steps: int | None = None
-    """Truncate episodes after so many steps; none: the environment's own limit, or 1,000 if it has none. [1, inf)."""
+    """Truncate episodes after that many steps; none: the environment's own limit, or 1,000 if it has none. [1, inf)."""
     num_envs: int = 1
     """Environments stepped side by side; a step is one step of one of them. [1, 4096]."""
     vectorization_mode: Literal["sync", "async"] = "sync"
@@ -84,7 +84,7 @@ class Config(Checked):
     n_steps: int = 3
     """Steps of real reward before the bootstrap. [1, 1024]. Hessel 2018: 3."""
     cut_n_steps: bool = True
-    """Bootstrap sooner where a random action follows, as Q(λ) ends its traces (Watkins 1989). Hessel 2018: off."""
+    """Bootstrap earlier where a random action follows, as Q(λ) ends its traces (Watkins 1989). Hessel 2018: off."""
 
     # The replay memory
     replay: Replay = Uniform()
@@ -138,7 +138,7 @@ class Config(Checked):
     exploration_repeat: float | None = 2.0
     """Take a random action n times in a row, P(n) ∝ n^−μ with this μ; none: once. (1, inf). Dabney 2021: 2."""
 
-    # What is said meanwhile
+    # Reports, evaluations and checkpoints while training
     log_interval: int = 500
     """Steps between records of the metrics. [1, inf)."""
     eval_freq: int = 0

@@ -1,4 +1,4 @@
-"""What other libraries call a setting, and the sentence for a name that is none here."""
+"""Other libraries' names for settings, and the message for a name that does not exist here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FOREIGN_NAMES = {
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """The sentence for a setting that does not exist, with the name that it has here."""
+    """Return the message for a setting that does not exist, with the name that it has here."""
     setting, _, inner = FOREIGN_NAMES.get(name, "").partition(".")
     if inner:
         hint = (

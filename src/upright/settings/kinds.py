@@ -15,7 +15,7 @@ from upright.settings.checked import Checked
 
 
 class Fractions(NamedTuple):
-    """How many fractions τ of the return's distribution a network that takes them is asked for at a time.
+    """The numbers of fractions τ of the return's distribution for which a network gives quantiles.
 
     online, target: drawn for an update, of the online and of the target network
     policy: evenly spaced, for a choice of action · cosines: features that each fraction enters the network as
@@ -28,7 +28,7 @@ class Fractions(NamedTuple):
 
 
 class LossSettings(Checked):
-    """What every loss says about the network's output; its equations are in `learners/torch/losses.py`."""
+    """The form of the network's output, which every loss defines; its equations are in `learners/torch/losses.py`."""
 
     @property
     def outputs(self) -> int | None:
@@ -110,7 +110,7 @@ class Quantile(LossSettings):
 
 @dataclass(frozen=True)
 class ImplicitQuantile(LossSettings):
-    """IQN: the quantile function itself, at fractions τ drawn anew each update (Dabney 2018b)."""
+    """IQN: the quantile function itself, at fractions τ drawn again for each update (Dabney 2018b)."""
 
     quantiles: int = 64
     """Fractions τ drawn for the online network, the paper's N. [1, 4096]. Dabney 2018b: 64."""

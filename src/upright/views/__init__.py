@@ -1,1 +1,1 @@
-"""What a person sees of a run: the terminal, plots, a window, a video."""
+"""Ways to look at a run: the terminal, plots, a window, a video."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_DRAWINGS = 0.25
-# What a drawing may take of the time until the next; and all of them, with the dear first one, of all the time. The
-# last drawing, and what drawing slows down besides, such as the caches, come on top.
+# The share of the time until the next drawing that a drawing may take; and the share of all the time that all of them
+# may take, with the expensive first one. The last drawing, and the caches that drawing displaces, come on top.
 SHARE_OF_TIME, SHARE_OF_ALL = 0.015, 0.018
 DOTS_PER_INCH = 100
 # Tol's colours, which differ for colour-blind eyes too. The lines differ in width and style as well.
@@ -38,7 +38,7 @@ FAINT, STRONG, OTHER = "#88aacc", "#224466", "#aa3377"
 
 
 def live(progresses: Iterable[Progress], title: str = "") -> Iterator[Progress]:
-    """Yield what `train` yields, and draw it meanwhile: each episode's return, their mean over the last 100, and ε.
+    """Yield what `train` yields, and draw it as it comes: each episode's return, their mean over the last 100, and ε.
 
     Inline in Jupyter, in a window elsewhere, which stays open until the program ends; `plt.show()` keeps it longer.
     It draws at most four times a second, and more rarely where drawing would take more than 1.8 % of the time.
@@ -155,7 +155,7 @@ class LivePlot:
         self._surface.draw(afresh)
 
     def close(self) -> None:
-        """Draw everything once more, with limits that fit, and let go of the figure."""
+        """Draw everything once more, with limits that fit, and release the figure."""
         if self._total:
             self._axes.set_ylim(0, 1)
             self.draw(room=0.05)
@@ -163,7 +163,7 @@ class LivePlot:
 
 
 class Surface(Protocol):
-    """Where a figure is shown."""
+    """The place where a figure is shown."""
 
     def open(self, changing: list[Artist]) -> None:
         """Make it ready; only these parts of it change from one drawing to the next."""

@@ -50,7 +50,7 @@ def write_video(
     where the environment renders no pictures, MissingExtra where a package is missing.
     """
     if path.suffix not in SUFFIXES:
-        raise SettingError(f"{path} names no form of video: let it end in {', '.join(SUFFIXES)}.")
+        raise SettingError(f"{path} must end in {', '.join(SUFFIXES)}.")
     if path.is_dir():
         raise RunError(f"{path} is a folder; name a file in it.")
     check_request(episodes, seed)
@@ -89,13 +89,13 @@ def _rate(environment: Environment) -> Fraction:
         found = Fraction(0)
     if not 0 < found <= 1000:
         raise EnvironmentFault(
-            f"{environment.name} names {rate!r} as render_fps in its metadata, which is no rate of frames; mend it."
+            f"{environment.name} names {rate!r} as render_fps in its metadata, which is not a rate of frames; fix it."
         )
     return found
 
 
 def _render(environment: Environment) -> np.ndarray:
-    """What the environment shows now: uint8 `[H, W, 3]`."""
+    """Return what the environment renders now: uint8 `[H, W, 3]`."""
     try:
         frame: Any = environment.render()
     except DependencyNotInstalled as error:
@@ -198,7 +198,7 @@ class ActionBars:
         return np.asarray(picture)
 
     def columns(self, value: float) -> int:
-        """How many columns of a bar stand for that value."""
+        """Return how many columns of a bar that value takes."""
         span = self.high - self.low
         share = (value - self.low) / span if span > 0 else 0.5
         return round(min(1.0, max(0.0, share)) * self.length)

@@ -29,7 +29,7 @@ LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def console_on(file: Any) -> Console:
-    """Where to print. What is piped into a file or another program is not cut to the width of a terminal."""
+    """Return the console to print on. Output piped into a file or a program is not cut to the width of a terminal."""
     from rich.console import Console
 
     return Console(file=file) if file.isatty() else Console(file=file, width=240)
@@ -42,7 +42,7 @@ def print_plainly(console: Console, text: str) -> None:
 
 @contextlib.contextmanager
 def printed(console: Any, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Print what is logged meanwhile, and what is said through the function that this yields."""
+    """Print what is logged within the block, and what is passed to the function that this yields."""
 
     def say(text: str) -> None:
         if not quiet:
@@ -91,7 +91,7 @@ class Display:
 
 
 class Terminal:
-    """What one run shows while it trains, and at its end: as a sink, on a `Display`."""
+    """The display of one run while it trains and at its end: a sink that draws on a `Display`."""
 
     def __init__(self, console: Console, total: int, description: str, engine: str = "", first: int = 0) -> None:
         """Begin at step `first` of `total`; engine: what computes, and why, as a text."""

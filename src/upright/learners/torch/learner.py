@@ -260,7 +260,7 @@ class TorchLearner:
         return Predictions(online, fractions, target_next, q_next, q)
 
     def _output(self, network: Any, obs: Tensor) -> Tensor:
-        """What a choice of action is made by, `[B, A]` or `[B, A, N]`."""
+        """Return the output by which actions are chosen, `[B, A]` or `[B, A, N]`."""
         fractions = () if self.config.loss.fractions is None else (self._policy_fractions(len(obs)),)
         output: Tensor = network(obs, *fractions)
         return output
@@ -329,7 +329,7 @@ class TorchLearner:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch compute with so many threads, and then with as many as before; None changes nothing."""
+    """Let PyTorch compute with that many threads within the block; None changes nothing."""
     if count is None:
         yield
         return

@@ -146,7 +146,7 @@ def midpoints(count: int, like: Tensor) -> Tensor:
 
 
 class Predictions(NamedTuple):
-    """What the networks say about a batch; an output is `[B, A]`, or `[B, A, N]` for a distribution.
+    """The networks' outputs for a batch; an output is `[B, A]`, or `[B, A, N]` for a distribution.
 
     online: the online network's output at s, the only one with a gradient
     fractions `[B, N]`: where its quantiles lie, if they were drawn; None for the midpoints, and for other losses

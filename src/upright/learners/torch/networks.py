@@ -36,7 +36,7 @@ class NoisyLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.weight_sigma = nn.Parameter(torch.zeros(out_features, in_features))
         self.bias_sigma = nn.Parameter(torch.zeros(out_features))
-        # The noise is drawn anew before each use, so no saved policy needs it.
+        # The noise is drawn again before each use, so no saved policy needs it.
         self.register_buffer("weight_noise", torch.zeros(out_features, in_features), persistent=False)
         self.register_buffer("bias_noise", torch.zeros(out_features), persistent=False)
 
