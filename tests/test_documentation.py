@@ -68,6 +68,10 @@ def value_of(config: Config, name: str, like: Any = None) -> Any:
         return value
     if like is not None and type(value) is not type(getattr(like, setting)):
         value = type(getattr(like, setting))()
+    elif like is None and setting in KINDS and not hasattr(value, inner):  # of a kind that no preset has
+        value = next(
+            cls for cls in KINDS[setting].values() if inner in {each.name for each in dataclasses.fields(cls)}
+        )()
     return getattr(value if value is not None else Munchausen(), inner)
 
 

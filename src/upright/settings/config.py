@@ -186,12 +186,8 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.munchausen and self.loss.double:
-            raise SettingError(
-                "munchausen and loss.double cannot be combined: Munchausen bootstraps on the softmax policy's "
-                "expectation, where there is no argmax to hand to the online network; set one of them off "
-                "(--no-munchausen, or munchausen=None)."
-            )
+        if self.munchausen:
+            self.loss.check_munchausen()
         if self.amsgrad and self.optimizer not in ("adam", "adamw"):
             raise SettingError(
                 f"amsgrad needs Adam's second moment, and optimizer is {self.optimizer}; "

@@ -28,7 +28,13 @@ class Fractions(NamedTuple):
 
 
 class LossSettings(Checked):
-    """The form of the network's output, which every loss defines; its equations are in `learners/torch/losses.py`."""
+    """The form of the network's output and of its bootstrap, which every loss defines.
+
+    double: a field of the losses that can let the online network choose the next action; the others never do
+    Their equations are in `learners/torch/losses.py`.
+    """
+
+    double: bool = False
 
     @property
     def outputs(self) -> int | None:
@@ -47,6 +53,15 @@ class LossSettings(Checked):
     def fractions(self) -> Fractions | None:
         """For how many fractions the network gives `outputs`; None for a network that takes no fractions."""
         return None
+
+    def check_munchausen(self) -> None:
+        """Raise SettingError if the loss cannot be combined with Munchausen's bootstrap."""
+        if self.double:
+            raise SettingError(
+                "munchausen and loss.double cannot be combined: Munchausen bootstraps on the softmax policy's "
+                "expectation, where there is no argmax to hand to the online network; set one of them off "
+                "(--no-munchausen, or munchausen=None)."
+            )
 
 
 @dataclass(frozen=True)
