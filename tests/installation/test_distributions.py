@@ -89,10 +89,9 @@ def test_the_source_distribution_installs_without_a_compiler_and_offers_both_way
 
 @needs_x86_64_linux
 @pytest.mark.skipif(QEMU is None, reason="there is no QEMU here: apt-get install qemu-user")
-@pytest.mark.parametrize("processor", ["Nehalem", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt"])
-def test_the_wheel_trains_on_a_processor_without_avx(from_wheel, tmp_path, processor: str) -> None:
-    # NumPy itself asks for SSE4.2.
-    assert "engine native on cpu, portable" in trained(from_wheel, tmp_path, QEMU, "-cpu", processor)
+def test_the_wheel_trains_on_a_processor_without_avx(from_wheel, tmp_path) -> None:
+    # Intel's of 2008, with the SSE4.2 that NumPy asks for.
+    assert "engine native on cpu, portable" in trained(from_wheel, tmp_path, QEMU, "-cpu", "Nehalem")
 
 
 @needs_x86_64_linux
