@@ -19,12 +19,12 @@ from upright.learners.initialisation import initial_parameters
 from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.learners.torch.networks import Network
+from upright.learners.torch.optimizer import make_optimizer
 from upright.replay import Batch
 from upright.settings.config import Config
 from upright.state import check_counts, check_fit, generator_state, noise_generator, set_generator_state
 
 ENOUGH_FOR_THREADS = 1_000_000
-RMSPROP_DECAY = 0.95  # of both moments: Mnih 2015, extended data table 1
 
 # Measures of the last update alone, of the online network's Q(s, a) for each allowed action of the batch.
 LATEST: dict[str, Callable[[Tensor], Tensor]] = {"mean_q": torch.mean}
@@ -78,7 +78,7 @@ class TorchLearner:
         # upright's own buffers hold noise, which each network draws for itself, or constants.
         pairs = zip(self.target.buffers(), self.online.buffers(), strict=True)
         self._buffers = [] if network is None else list(pairs)
-        self._optimizer = _optimizer(config, self._parameters)
+        self._optimizer = make_optimizer(config, self._parameters)
         self._updates = 0
         self._random = noise_generator(seed)
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
@@ -374,28 +374,3 @@ def _flatten(tensors: Sequence[Tensor]) -> Tensor:
 def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     parts = flat.detach().split([each.numel() for each in like])
     return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
-
-
-def _optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
-    optimizer = _named_optimizer(config, parameters)
-    # PyTorch makes the moments at the first update; a learner's state has them before that too.
-    initial = {"step": torch.zeros(()), **{name: torch.zeros_like(parameters) for name in moments(config)}}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: initial}})
-    return optimizer
-
-
-def _named_optimizer(config: Config, parameters: nn.Parameter) -> torch.optim.Optimizer:
-    rate, eps, decay = config.learning_rate, config.optimizer_eps, config.weight_decay
-    match config.optimizer:
-        case "adam":
-            return torch.optim.Adam([parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(
-                [parameters], rate, eps=eps, weight_decay=decay, amsgrad=config.amsgrad, fused=True
-            )
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                [parameters], rate, alpha=RMSPROP_DECAY, eps=eps, weight_decay=decay, centered=True
-            )
-        case "sgd":
-            return torch.optim.SGD([parameters], rate, weight_decay=decay)
