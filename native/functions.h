@@ -1,7 +1,7 @@
 // Elementary functions of one float, without a branch, so that the compiler turns a loop over them into vectors.
 //
-// Loops in layers.h and losses.h read first what `?:` chooses from: where one of its arms reads an array, Clang leaves a
-// branch in the loop and uses no vectors.
+// Loops in layers.h and losses.h first read what `?:` chooses from: where one of its arms reads an array, Clang leaves
+// a branch in the loop and uses no vectors.
 #pragma once
 
 #include "vector.h"

@@ -5,7 +5,7 @@
 #include "kernels.h"
 
 #if defined(__AVX2__)
-// GCC warns of what its own header leaves undefined on purpose (its bug 105593). Clang does not know the second warning.
+// GCC warns of what its own header leaves undefined on purpose (its bug 105593). Clang has no such second warning.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)

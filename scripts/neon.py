@@ -1,9 +1,11 @@
-"""Check that the engine's loops, as compiled for 64-bit ARM, are NEON's: vectors of four floats, and no scalars.
+"""Check in the machine code for 64-bit ARM that the engine's loops use NEON's vectors of four floats.
 
-Usage: python scripts/neon.py LIBRARY, the one that native/kernels.cpp was compiled into. It needs binutils for aarch64.
+Usage: python scripts/neon.py LIBRARY, where native/kernels.cpp was compiled into the library. It needs binutils for
+aarch64.
 
-Not asked for are two loops that have no vector form on any processor: the projection of C51, which scatters, and the
-sums over a sample's fractions in `unmix`, whose order is fixed.
+Two loops are not checked, because they are scalar on every processor: the projection of C51, which scatters, and the
+sum over a sample's fractions in `unmix`, whose order is fixed. Nor is the choice of the next action, a small loop that
+Clang does not vectorise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 from collections import Counter
 from typing import NamedTuple
 
-# Vector instructions by kind. Compilers choose differently within a kind.
+# The names of vector instructions by kind. Compilers choose differently within a kind.
 VECTOR = {
     "multiply-add": "fml[as]",
     "multiply": "fn?mul",
@@ -31,8 +33,8 @@ SIGMOID = {"multiply-add": 9, "divide": 1}
 TANH = {"multiply-add": 14, "divide": 1}
 ADAM = {"multiply-add": 4, "divide": 1, "root": 1}
 
-# The loops that each kernel must have, by the vector instructions that are at least in one. Compilers inline
-# differently: a kernel is all functions that match.
+# The functions of each kernel, and the loops that they must have, each given by the least number of vector instructions
+# of some kinds. Compilers differ in which of these functions they inline.
 KERNELS: dict[str, tuple[str, list[dict[str, int]]]] = {
     "matrix product": ("tile|strip|multiply_part|multiply", [{"multiply-add": 24}]),
     "matrix times vector": ("multiply_rows|multiply_vector", [{"multiply-add": 8}]),
@@ -74,7 +76,7 @@ def functions(library: str) -> dict[str, list[Instruction]]:
 
 
 def innermost_loops(function: list[Instruction]) -> list[list[Instruction]]:
-    """What lies between a jump back and its target, and has no such jump, nor a return, within."""
+    """The instructions from the target of a jump back to that jump, where no other loop and no return lies between."""
     jumps = set()
     for instruction in function:
         target = re.search(r"\b([0-9a-f]+) <", instruction.operands)
@@ -90,7 +92,7 @@ def innermost_loops(function: list[Instruction]) -> list[list[Instruction]]:
 
 
 def kind(instruction: Instruction) -> str | None:
-    """The kind of a vector instruction, "scalar" for arithmetic on one float, "stack" for a float that lies there."""
+    """The kind of a vector instruction, "scalar" for arithmetic on one float, "stack" for a float kept there."""
     name, operands = instruction.name, instruction.operands
     if ".4s" in operands:
         return next((kind for kind, names in VECTOR.items() if re.match(names, name)), None)
@@ -102,7 +104,7 @@ def kind(instruction: Instruction) -> str | None:
 
 
 def missing(loops: list[Counter[str | None]], required: list[dict[str, int]]) -> list[dict[str, int]]:
-    """The required loops that are not among these, each of which serves once."""
+    """The required loops that are not among these. A loop fulfils one requirement."""
     rest = list(loops)
     result = []
     for wanted in sorted(required, key=lambda wanted: -sum(wanted.values())):
@@ -115,7 +117,7 @@ def missing(loops: list[Counter[str | None]], required: list[dict[str, int]]) ->
 
 
 def main(library: str) -> str:
-    """A line on what was found; exits with the faults if there are any."""
+    """Return a line about what was found, or exit with the faults."""
     bodies = functions(library)
     faults = []
     for kernel, (names, required) in KERNELS.items():
@@ -127,10 +129,10 @@ def main(library: str) -> str:
             faults += [f"{kernel}: a loop has {loop['scalar']} scalars" for loop in loops if loop["scalar"]]
             faults += [f"{kernel}: a loop keeps floats on the stack" for loop in loops if loop["stack"]]
     if faults:
-        sys.exit("\n".join([f"{library} is not NEON's:", *faults]))
+        sys.exit("\n".join([f"{library} does not use NEON where it should:", *faults]))
     found = sum(len(required) for _, required in KERNELS.values())
     return (
-        f"{library}: all {found} loops are NEON's; in the matrix product's widest, {widest['multiply-add']} of "
+        f"{library}: all {found} loops use NEON; in the widest of the matrix product, {widest['multiply-add']} of "
         f"{widest.total()} instructions multiply and add four floats"
     )
 
