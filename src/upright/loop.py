@@ -101,8 +101,14 @@ def report(run: Run, steps: range, epsilon: float, began: tuple[float, int]) -> 
 
 
 def exploration_rate(config: Config, step: int) -> float:
-    """ε: linear over exploration_fraction of the run, or final + (initial − final)·exp(−step/time constant)."""
+    """ε: linear over exploration_fraction of the run, or final + (initial − final)·exp(−step/time constant).
+
+    With `exploration_after_learning_starts`, step counts from `learning_starts`, and ε is the initial one before it:
+    random play fills the memory, and what is learned is explored with (NeuralQLearner.lua of Mnih 2015).
+    """
     initial, final = config.exploration_initial_eps, config.exploration_final_eps
+    if config.exploration_after_learning_starts:
+        step = max(0, step - config.learning_starts)
     if config.exploration_time_constant is not None:
         return final + (initial - final) * math.exp(-step / config.exploration_time_constant)
     span = config.exploration_fraction * config.total_timesteps

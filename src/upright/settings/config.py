@@ -27,9 +27,15 @@ from upright.settings.kinds import KINDS, Loss, Munchausen, QLearning, Replay, U
 
 FINAL_EPISODES = 100  # greedy episodes that judge a final policy
 
-
 # What runs and policies did that are older than these settings: their files name all the others.
-FORMERLY: dict[str, Any] = {"cut_n_steps": False, "exploration_repeat": None, "stretch_observations": False}
+FORMERLY: dict[str, Any] = {
+    "action_masks": "info",
+    "cut_n_steps": False,
+    "exploration_after_learning_starts": False,
+    "exploration_repeat": None,
+    "scale_integers": False,
+    "stretch_observations": False,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ class Config(Checked):
     """Bins for each dimension of a continuous action (Gymnasium's DiscretizeAction). [2, 4096]."""
     stretch_observations: bool = True
     """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
+    scale_integers: bool = True
+    """Scale each bounded integer of a vector to [0, 1] by its space's bounds, as the pixels of an image are."""
+    observation_keys: tuple[str, ...] = ()
+    """The entries of a Dict observation that the network sees, by their keys; none given: all."""
+    action_masks: Literal["auto", "info", "method", "observation", "none"] = "auto"
+    """Where allowed actions are read: info['action_mask'], env.action_masks(), observation['action_mask'], or any."""
     max_episode_steps: int | None = None
     """Truncate episodes after that many steps; none: the environment's own limit, or 1,000 if it has none. [1, inf)."""
     num_envs: int = 1
@@ -61,6 +73,8 @@ class Config(Checked):
     """Times that lost workers are replaced before the run ends. [0, 1000]."""
 
     # The network
+    start_from: str | None = None
+    """The folder of a saved policy or run whose parameters the network begins with, to train a policy further."""
     net_arch: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers, 256 at most, which for an image follow Nature's three convolutions. [1, 65536]."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
@@ -135,6 +149,8 @@ class Config(Checked):
     """Share of total_timesteps over which ε falls linearly. [0, 1]. Mnih 2015: 0.02."""
     exploration_time_constant: float | None = None
     """Let ε fall exponentially instead, with this time constant, in steps (PyTorch tutorial: 1000). (0, inf)."""
+    exploration_after_learning_starts: bool = True
+    """Let ε begin to fall at learning_starts, as Nature's code does, rather than at the first step."""
     exploration_repeat: float | None = 2.0
     """Take a random action n times in a row, P(n) ∝ n^−μ with this μ; none: once. (1, inf). Dabney 2021: 2."""
 
@@ -145,6 +161,10 @@ class Config(Checked):
     """Steps between greedy evaluations while training; 0: only at the end. [0, inf)."""
     n_eval_episodes: int = 10
     """Episodes of each such evaluation. [1, 1000000]."""
+    n_eval_envs: int = 10
+    """Environments in which evaluations run side by side; 0: training's own, where only one may exist. [0, 4096]."""
+    n_final_episodes: int = FINAL_EPISODES
+    """Episodes of the evaluation that judges the final policy; 0: none. [0, 1000000]."""
     checkpoint_every: int = 25_000
     """Steps between checkpoints, from which a run that was stopped is resumed. [1, inf)."""
     keep_checkpoints: int = 2
@@ -180,6 +200,8 @@ class Config(Checked):
         "log_interval": "[1, inf)",
         "eval_freq": "[0, inf)",
         "n_eval_episodes": "[1, 1000000]",
+        "n_eval_envs": "[0, 4096]",
+        "n_final_episodes": "[0, 1000000]",
         "checkpoint_every": "[1, inf)",
         "keep_checkpoints": "[1, inf)",
     }

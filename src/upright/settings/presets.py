@@ -24,6 +24,7 @@ _default = Config()
 # the edition with a learning rate of 1e-4; a later one has 3e-4, ε to 0.01, and exp(−steps/2500).
 _tutorial = Config(
     stretch_observations=False,
+    scale_integers=False,
     net_arch=(128, 128),
     loss=QLearning(error="huber"),
     gamma=0.99,
@@ -45,6 +46,7 @@ _tutorial = Config(
     exploration_initial_eps=0.9,
     exploration_final_eps=0.05,
     exploration_time_constant=1_000.0,
+    exploration_after_learning_starts=False,
     exploration_repeat=None,
 )
 
