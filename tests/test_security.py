@@ -120,7 +120,6 @@ def masked(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("upright.result.FINAL_EPISODES", 2)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
 

@@ -261,7 +261,7 @@ def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> No
     def interrupted(*words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("upright.evaluation.evaluate", interrupted)
+    monkeypatch.setattr("upright.runs.run.greedy_episodes", interrupted)
     assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
     printed = capsys.readouterr()
     result = json.loads(printed.out)

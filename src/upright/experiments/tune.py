@@ -104,6 +104,15 @@ def describe_study(env: str, config: Config, space: Space, seeds: Sequence[int])
     return {**about, "space": space_to_dict(space), "seeds": list(seeds)}
 
 
+def check_judged(config: Config) -> None:
+    """Refuse settings with which no trial would have a score."""
+    if config.n_final_episodes == 0:
+        raise SettingError(
+            "n_final_episodes is 0, but a study chooses by the final evaluations of its trials; give it 1 or more "
+            "(--n-final-episodes 100)."
+        )
+
+
 def is_same_study(folder: Path, about: dict[str, Any]) -> bool:
     """True if a folder holds this study, whichever version of upright wrote it."""
     return is_same_description(StudyFolder(folder).study, about)
@@ -135,6 +144,7 @@ def _open(study: Study) -> optuna.Study:
         import optuna
     except ImportError as error:
         raise MissingExtra("Optuna is not installed: pip install 'upright[tune]'") from error
+    check_judged(study.config)
     about = describe_study(study.env, study.config, study.space, study.seeds)
     if study.place.study.exists() and not is_same_study(study.folder, about):
         raise RunError(f"{study.folder} holds another study; choose another folder (--out).")

@@ -210,6 +210,11 @@ class Config(Checked):
         super().__post_init__()
         if self.munchausen:
             self.loss.check_munchausen()
+        if self.n_eval_envs == 0 and self.vectorization_mode == "async":
+            raise SettingError(
+                "n_eval_envs=0 evaluates in training's own environment, which vectorization_mode=async keeps in a "
+                "worker process; choose --vectorization-mode sync, or --n-eval-envs 1."
+            )
         if self.amsgrad and self.optimizer not in ("adam", "adamw"):
             raise SettingError(
                 f"amsgrad needs Adam's second moment, and optimizer is {self.optimizer}; "
