@@ -25,7 +25,6 @@ from upright.experiments.tune import (
     Study,
     TrialBegan,
     TrialEnded,
-    check_judged,
     describe_study,
     is_same_study,
     read_best,
@@ -118,7 +117,6 @@ def _study(arguments: Tune) -> Study:
     # Raises what does not combine.
     next(train_tasks([], arguments.jobs, arguments.cluster, arguments.storage_url), None)
     config = arguments.config
-    check_judged(config)
     if config.eval_freq == 0:
         config = config.override(eval_freq=max(1, config.total_timesteps // EVALUATIONS))
     space = SPACE

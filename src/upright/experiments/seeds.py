@@ -135,8 +135,10 @@ def attempt(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> di
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {first_line(error)}", "signal": None}
         if not is_complete(ended.result, Config.from_dict(task.config)):  # stopped by a signal, or by the dashboard
-            steps = ended.result["steps"]
-            return {"failed": f"It was stopped at step {steps:,}, with a checkpoint.", "signal": ended.signal}
+            where = f"at step {ended.result['steps']:,}"
+            if ended.evaluation is not None:
+                where += ", in its final evaluation"
+            return {"failed": f"It was stopped {where}, with a checkpoint.", "signal": ended.signal}
         return {"finished": ended.result}
 
 

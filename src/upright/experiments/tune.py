@@ -76,7 +76,12 @@ class Study:
         return StudyFolder(self.folder)
 
     def plan(self, config: Config, name: str) -> list[Task]:
-        """The tasks of a trial with these settings. Raises UprightError where they could not be trained."""
+        """The tasks of a trial with these settings. Raises UprightError where they could not be trained or judged."""
+        if config.n_final_episodes == 0:
+            raise SettingError(
+                "n_final_episodes is 0, but a study chooses by the final evaluations of its trials; give it 1 or more "
+                "(--n-final-episodes 100)."
+            )
         folder = self.place.trial(name).path
         return plan(self.env, config, self.seeds, folder, tensorboard=self.tensorboard, elsewhere=self.elsewhere)
 
@@ -102,15 +107,6 @@ def describe_study(env: str, config: Config, space: Space, seeds: Sequence[int])
     """As study.json has it."""
     about = {**describe_run(env, config), "schema": STUDY_SCHEMA}
     return {**about, "space": space_to_dict(space), "seeds": list(seeds)}
-
-
-def check_judged(config: Config) -> None:
-    """Refuse settings with which no trial would have a score."""
-    if config.n_final_episodes == 0:
-        raise SettingError(
-            "n_final_episodes is 0, but a study chooses by the final evaluations of its trials; give it 1 or more "
-            "(--n-final-episodes 100)."
-        )
 
 
 def is_same_study(folder: Path, about: dict[str, Any]) -> bool:
@@ -144,7 +140,6 @@ def _open(study: Study) -> optuna.Study:
         import optuna
     except ImportError as error:
         raise MissingExtra("Optuna is not installed: pip install 'upright[tune]'") from error
-    check_judged(study.config)
     about = describe_study(study.env, study.config, study.space, study.seeds)
     if study.place.study.exists() and not is_same_study(study.folder, about):
         raise RunError(f"{study.folder} holds another study; choose another folder (--out).")
