@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upright.agent import Agent, load
+    from upright.agent import Agent
     from upright.comparison.summary import summarise
     from upright.dqn import DQN
     from upright.environments.registry import inspect
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from upright.experiments.training import experiment
     from upright.learners.torch import losses as losses
     from upright.learners.torch.networks import Network as Network
+    from upright.loading import load
     from upright.loop import exploration_rate, train
     from upright.replay import ReplayMemory
     from upright.runs.metrics import Progress
@@ -64,7 +67,7 @@ _HOMES = {
     "experiment": "experiments.training",
     "inspect": "environments.registry",
     "live": "views.plot",
-    "load": "agent",
+    "load": "loading",
     "losses": "learners.torch",
     "make": "environments.sources",
     "summarise": "comparison.summary",
@@ -111,6 +114,17 @@ def __getattr__(name: str) -> Any:
     value = importlib.import_module(f"upright.{_HOMES[name]}.{name}") if name == "losses" else getattr(home, name)
     globals()[name] = value
     return value
+
+
+class _FormerTrain(ModuleType):
+    """`upright.train` as it was a module: `from upright.train import train` is in scripts written for version 0.1."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("upright.loop"), name)
+
+
+# The import system looks here first, so `upright.train` itself stays the function.
+sys.modules.setdefault("upright.train", _FormerTrain("upright.train"))
 
 
 def __dir__() -> list[str]:
