@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upright.agent import Agent
+    from upright.agent import Agent, load
     from upright.comparison.summary import summarise
     from upright.dqn import DQN
     from upright.environments.registry import inspect
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from upright.experiments.training import experiment
     from upright.learners.torch import losses as losses
     from upright.learners.torch.networks import Network as Network
-    from upright.loading import load
     from upright.loop import exploration_rate, train
     from upright.replay import ReplayMemory
     from upright.runs.metrics import Progress
@@ -67,7 +66,7 @@ _HOMES = {
     "experiment": "experiments.training",
     "inspect": "environments.registry",
     "live": "views.plot",
-    "load": "loading",
+    "load": "agent",
     "losses": "learners.torch",
     "make": "environments.sources",
     "summarise": "comparison.summary",

@@ -1,4 +1,4 @@
-"""The trained agent, as a user has it: act, predict, evaluate and save."""
+"""The trained agent, as a user has it: act, predict, evaluate, save and load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -16,11 +16,11 @@ import upright
 from upright import evaluation, files
 from upright.environments.actions import Actions
 from upright.environments.environment import encoding
-from upright.environments.saved_spaces import to_dict
+from upright.environments.saved_spaces import from_dict, to_dict
 from upright.environments.sources import EnvironmentSource, portable_name
 from upright.environments.spaces import Observations
-from upright.environments.trust import allowed_source
-from upright.errors import ObservationError, RunError
+from upright.environments.trust import allowed_source, named_environment
+from upright.errors import ObservationError, RunError, UprightError
 from upright.learners import Learner, NetworkSource, make_learner, parameter_forms, why_engine
 from upright.learners.problem import Problem
 from upright.messages import first_line
@@ -137,7 +137,7 @@ class Agent:
         return (action[0] if single else action), state
 
     def q_values(self, observation: Any) -> np.ndarray:
-        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`. Raises ObservationError for one that does not fit."""
+        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`. Raises ObservationError for what does not fit."""
         obs, single = self._encode(observation)
         q = self.learner.q_values(obs)
         return q[0] if single else q
@@ -226,13 +226,12 @@ class Agent:
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # What the spaces' encoding and the engine's arrays are made from. A source that cannot be pickled, such as a
         # lambda, is left out, as `save` leaves it out: a policy acts without it.
-        network = getattr(self.learner, "online") if self.has_own_network else None
         return _copied, (
             self.config,
             self.observation_space,
             self.action_space,
             self.source if is_picklable(self.source) else None,
-            network,
+            self.learner.own_network(),
             self.learner.state(),
             generator_state(self.random),
             self.trusted,
@@ -278,3 +277,78 @@ def _copied(
     agent.learner.load_state(state)
     set_generator_state(agent.random, random)
     return agent
+
+
+def saved_parameters(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The parameters of the policy in its folder or its run's. Raises RunError when there is none."""
+    folder, description = _described(folder)
+    return _parameters(folder, description.get("parameters"))
+
+
+def load(
+    folder: str | os.PathLike[str],
+    network: NetworkSource | None = None,
+    device: str = "auto",
+    engine: Literal["auto", "torch", "native"] = "auto",
+    trust: bool = False,
+) -> Agent:
+    """The Agent that `save` wrote, from a policy's folder or from the folder of its run.
+
+    network: the module or factory again, if the policy was trained with one of the user's own
+    device, engine: where and by what to compute, wherever and by whatever it was trained
+    trust: let the agent's `evaluate` import the modules that the file names for its environment and wrappers, and hand
+    paths to them
+    Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy, and
+    MissingExtra when it needs PyTorch and that is not installed.
+    """
+    folder, description = _described(folder)
+    parameters = _parameters(folder, description.get("parameters"))
+    try:
+        config = Config.from_file(description["config"])
+        observations, actions = encoding(
+            from_dict(description["observation_space"]), from_dict(description["action_space"]), config
+        )
+        source, own_network = named_environment(description["env"]), description["own_network"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
+        raise RunError(f"{folder / 'policy.json'} does not describe a policy: {error}.") from error
+    if own_network and network is None:
+        raise RunError(
+            f"The policy in {folder} has a network of its maker's: give it again, load(folder, network=...)."
+        )
+    config = config.override(device=device, engine=engine)
+    try:
+        agent = Agent(config, observations, actions, source, network=network, parameters=parameters, trusted=trust)
+        agent.learner.load_parameters(parameters)
+    except ValueError as error:
+        raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}.") from error
+    return agent
+
+
+def _described(given: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of a policy, which may be within the one given, and its policy.json. Raises RunError."""
+    folder = files.as_path(given)
+    if (folder / "policy").is_dir():
+        folder /= "policy"
+        if folder.is_symlink():
+            raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
+    if not (folder / DESCRIPTION).exists():
+        raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
+    description = files.read_sealed(folder / DESCRIPTION)
+    if description.get("schema") != POLICY_SCHEMA:
+        raise RunError(
+            f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "
+            f"reads schema {POLICY_SCHEMA}."
+        )
+    return folder, description
+
+
+def _parameters(folder: Path, named: Any) -> dict[str, np.ndarray]:
+    """The parameters that policy.json names: a crash may have come before they took the place of the last ones."""
+    size = named.get("size") if isinstance(named, Mapping) else None
+    for name in (PARAMETERS, NEXT_PARAMETERS):
+        if (path := folder / name).exists() and path.stat().st_size == size:
+            content = files.read(path)
+            if named == {"size": len(content), "sha256": files.digest(content)}:
+                return files.read_tensors(path, content)
+    what = "damaged: it is not the file that policy.json names" if (folder / PARAMETERS).exists() else "missing"
+    raise RunError(f"{folder / PARAMETERS} is {what}.")

@@ -23,7 +23,6 @@ from upright.settings.config import Config
 from upright.settings.presets import preset as find_preset
 from upright.views.terminal import Terminal
 
-
 POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")  # SB3's names for networks
 
 

@@ -51,7 +51,9 @@ def train(run: Run, steps: int | None = None) -> Iterator[Progress]:
             if progress is not None:
                 yield progress
         if run.updates == 0 and run.step >= config.total_timesteps > config.learning_starts:
-            logger.warning(f"Nothing was learned in {run.step:,} steps: the memory never held a batch when one was due.")
+            logger.warning(
+                f"Nothing was learned in {run.step:,} steps: the memory never held a batch when one was due."
+            )
     finally:
         run.flush()  # the episodes since the last report, where a fault or Ctrl-C came before the next
 
@@ -116,8 +118,9 @@ def warn_of_settings(config: Config) -> None:
         )
     elif first > total:
         logger.warning(
-            f"Nothing will be learned: with learning_starts {starts:,}, batch_size {config.batch_size:,} and train_freq "
-            f"{config.train_freq:,} the first update would come at step {first:,}, after total_timesteps ({total:,})."
+            f"Nothing will be learned: with learning_starts {starts:,}, batch_size {config.batch_size:,} and "
+            f"train_freq {config.train_freq:,} the first update would come at step {first:,}, after total_timesteps "
+            f"({total:,})."
         )
     elif config.exploration_time_constant is None and starts >= (span := config.exploration_fraction * total) > 0:
         after = config.exploration_after_learning_starts
@@ -131,10 +134,10 @@ def warn_of_settings(config: Config) -> None:
 
 def checked_steps(steps: Any) -> int:
     """A number of steps to train for, which may be written 1e5. Raises SettingError for anything else."""
-    is_whole = isinstance(steps, numbers.Real) and not isinstance(steps, bool) and steps == steps // 1
-    if not is_whole or steps < 1:
-        raise SettingError(f"The number of steps is {steps!r}, but it has to be a whole number, 1 or more.")
-    return int(steps)
+    is_number = isinstance(steps, (numbers.Integral, float)) and not isinstance(steps, bool)
+    if is_number and steps >= 1 and float(steps).is_integer():
+        return int(steps)
+    raise SettingError(f"The number of steps is {steps!r}, but it has to be a whole number, 1 or more.")
 
 
 def exploration_rate(config: Config, step: int) -> float:

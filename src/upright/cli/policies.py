@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from upright.agent import load
 from upright.cli.arguments import Evaluate, Record, Watch
-from upright.loading import load
 from upright.result import scores
 from upright.views.record import write_video
 from upright.views.watch import show

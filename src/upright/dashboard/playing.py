@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from upright.agent import Agent
+from upright.agent import Agent, load
 from upright.dashboard.player import Wish
 from upright.environments.environment import EVALUATION_INDEX, Environment, make_environment
 from upright.errors import EnvironmentFault
 from upright.evaluation import check_spaces
-from upright.loading import load
 from upright.runs.policy import policy_at
 from upright.settings.kinds import Loss
 from upright.views.episodes import is_picture

@@ -51,7 +51,7 @@ def _is_in_use(thing: Any) -> bool:
 
 
 def _stateful(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
-    """An environment, and what it holds that has episodes of its own, as a simulator has: something to reset or step."""
+    """An environment, and what it holds that has episodes of its own, as a simulator has: what resets or steps."""
     yield env
     for value in getattr(env, "__dict__", {}).values():
         kind = type(value)

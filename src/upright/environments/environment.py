@@ -32,6 +32,8 @@ from upright.settings.config import Config
 # Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1
 FLAGS = (bool, np.bool_)
+# Python's message for a wrapper that unpacks too few or too many values, or one that has none.
+UNPACKED = re.compile(r"values to unpack \(expected \d+(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)")
 
 
 def episode_seed(run_seed: int, index: int, episode: int) -> int:
@@ -214,10 +216,12 @@ def raised(method: str, error: Exception) -> str:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     module = "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
-    unpacked = re.search(r"values to unpack \(expected (\d+)(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)", str(error))
+    unpacked = re.search(
+        r"values to unpack \(expected (\d+)(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)", str(error)
+    )
     if unpacked is None or not module.startswith("gymnasium."):
         return f"{method}() raised {type(error).__name__}: {first_line(error)}"
-    _, got, kind = unpacked.groups()
+    got, kind = unpacked.groups()
     returned = f"a {kind}" if kind else f"{got} values" if got else f"more than {count} values"
     return f"{method}() returned {returned}, not {what}"
 

@@ -125,7 +125,9 @@ def has_form_of_image(space: spaces.Space[Any]) -> bool:
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return False
     sides = sorted(space.shape)[-2:]
-    return sides[0] >= SMALLEST_IMAGE and (len(space.shape) == 2 or min(space.shape[0], space.shape[-1]) <= MOST_CHANNELS)
+    return sides[0] >= SMALLEST_IMAGE and (
+        len(space.shape) == 2 or min(space.shape[0], space.shape[-1]) <= MOST_CHANNELS
+    )
 
 
 def _array(value: Any, name: str) -> np.ndarray:

@@ -85,7 +85,9 @@ class Observations:
                 "give the environment an observation."
             )
         self.shape = (size,)
-        self.dtype = np.dtype(np.uint8 if all(_fits_in_bytes(leaf, scale_integers) for leaf in leaves(seen)) else np.float32)
+        self.dtype = np.dtype(
+            np.uint8 if all(_fits_in_bytes(leaf, scale_integers) for leaf in leaves(seen)) else np.float32
+        )
         scaling = _scaling(seen, stretch and self.dtype == np.float32, scale_integers)
         if self.dtype == np.uint8:
             self._may_overflow = any(isinstance(leaf, spaces.Box) and leaf.dtype.itemsize > 1 for leaf in leaves(seen))

@@ -203,7 +203,7 @@ class Workers:
                 guard = ""
                 if multiprocessing.get_start_method() != "fork":
                     guard = (
-                        " If your script trains outside of `if __name__ == \"__main__\":`, put it there: each worker "
+                        ' If your script trains outside of `if __name__ == "__main__":`, put it there: each worker '
                         "imports the script."
                     )
                 raise EnvironmentFault(

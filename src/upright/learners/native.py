@@ -130,6 +130,9 @@ class NativeLearner:
     def metrics(self) -> dict[str, float]:
         return {f"train/{name}": value for name, value in self._native.report().items()}
 
+    def own_network(self) -> None:
+        return None
+
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: view.copy() for name, view in self._online.items()}
 

@@ -122,8 +122,8 @@ class Disk:
         """Make the folder of a new run. Raises RunError where it holds one, or its experiment has other settings."""
         place = RunFolder(folder)
         refusal = RunError(
-            f"{folder} already holds a run: resume it (upright resume {folder}, or upright.Run.open(folder) in Python), "
-            "or choose another seed (--seed) or folder (--out, or folder=)."
+            f"{folder} already holds a run: resume it (upright resume, or upright.Run.open in Python), or "
+            "choose another seed (--seed) or folder (--out, or folder=)."
         )
         files.refuse_link(folder)
         if place.is_taken():

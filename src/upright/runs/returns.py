@@ -37,7 +37,7 @@ class DiscountedReturns:
         if low < support[0] or high > support[1]:
             self._support = None
             logger.warning(
-                f"Returns from {low:g} to {high:g}, discounted by gamma {self._gamma:g}, were seen, but the atoms of the "
-                f"loss go from {support[0]:g} to {support[1]:g}: actions whose returns lie beyond look alike; widen them "
-                "with v_min and v_max (--loss.v-min, --loss.v-max)."
+                f"Returns from {low:g} to {high:g} were seen, discounted by gamma {self._gamma:g}, but the loss's "
+                f"atoms go from {support[0]:g} to {support[1]:g}: actions whose returns lie beyond look alike; widen "
+                "them with v_min and v_max (--loss.v-min, --loss.v-max)."
             )

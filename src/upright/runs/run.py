@@ -11,22 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from upright.agent import Agent
+from upright import files
+from upright.agent import Agent, saved_parameters
 from upright.environments.sources import EnvironmentSource, describe
 from upright.environments.vectors import Outcome, differs, make_vector, stack_retaken
-from upright import files
 from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError
 from upright.evaluation import check_seed
 from upright.exploration import Repeats
 from upright.learners import NetworkSource
-from upright.loading import saved_parameters
 from upright.messages import logger
 from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
 from upright.runs.metrics import EpisodeStatistics, Progress
-from upright.runs.returns import DiscountedReturns
 from upright.runs.resume import ONLINE, Found, check_extension, find_run
+from upright.runs.returns import DiscountedReturns
 from upright.settings.config import Config
 from upright.state import Form, Part, check_counts, check_form, generator_state, join, set_generator_state, split
 
@@ -351,7 +350,7 @@ class Run:
         """A copy, by `copy.deepcopy` or `pickle`, trains on by itself, on environments of its own and in no folder."""
         ring = self.replay.ring
         rows = ring.rows(ring.pushed - len(ring), ring.pushed) if len(ring) else {}
-        network = getattr(self.agent.learner, "online") if self.agent.has_own_network else None
+        network = self.agent.learner.own_network()
         return _copied, (self.source, self.config, self.seed, network, self._first_episode, self.state(), rows)
 
     def close(self) -> None:

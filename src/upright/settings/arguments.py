@@ -33,8 +33,8 @@ def checked(value: Any, name: str = "env_kwargs") -> Any:
     kind = type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     raise SettingError(
-        f"{name} is a {module}{kind.__qualname__}, which config.json and a saved policy cannot hold: give a function that "
-        "makes the environment instead, such as lambda: MyEnv(…), with this argument in it."
+        f"{name} is a {module}{kind.__qualname__}, which config.json and a saved policy cannot hold: give a function "
+        "that makes the environment instead, such as lambda: MyEnv(…), with this argument in it."
     )
 
 

@@ -39,8 +39,9 @@ class TorchLearner:
     `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
     `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Of a Dict or Tuple it
     is given the parts: a dict or tuple of `[B, *shape of the part]`, a Discrete as a one-hot; or, if it cannot take
-    those, their vector `[B, D]`. Without a network the settings decide. It computes in the dtype of its own parameters. Layers of its own that draw at random, such as
-    Dropout, draw from PyTorch's global generator, which `state` leaves out.
+    those, their vector `[B, D]`. Without a network the settings decide. It computes in the dtype of its own parameters.
+    Layers of its own that draw at random, such as Dropout, draw from PyTorch's global generator, which `state` leaves
+    out.
 
     A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
     it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, it computes with one thread, and sets
@@ -59,6 +60,7 @@ class TorchLearner:
         self.config, self.problem = config, problem
         self._device = _device(config.device)
         self.device = str(self._device)
+        self._is_own = network is not None
         self._scale: Tensor | None = None
         self._takes_parts = False
         with torch.random.fork_rng(devices=[]):
@@ -177,6 +179,9 @@ class TorchLearner:
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._measured = 0
         return {f"train/{name}": value for name, value in {**means, **self._measure_latest()}.items()}
+
+    def own_network(self) -> nn.Module | None:
+        return self.online if self._is_own else None
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
