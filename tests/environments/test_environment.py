@@ -70,7 +70,7 @@ def test_every_vector_and_autoreset_mode_goes_through_the_same_transitions() -> 
     + [(value, None) for value in (None, "yes", np.ones(2), float("nan"), {"agent": True})],
 )
 def test_success_is_a_bool_at_the_end_of_an_episode_and_nowhere_else(value, kept: bool | None) -> None:
-    environment = Environment(Scripted([([0.0] * 3, True)], successes=[value]), "Scripted", 0, 0)
+    environment = Environment(Scripted([([0.0] * 3, True)], successes=[value]), "Scripted", 0, 0, Config())
     _, info = environment.reset()
     infos = [info, *(environment.step(0)[-1] for _ in range(3))]
     assert infos == [{}, {}, {}, {} if kept is None else {"is_success": kept}]
@@ -83,7 +83,7 @@ def test_success_passes_every_vector_and_autoreset_mode() -> None:
     def thunk(first: int) -> Environment:
         successes = [*[True, None, False, 1.0][first:], 0]
         script = [([0.0] * 2, True), ([0.0], False), ([0.0] * 3, True)]
-        return Environment(Scripted(script, masks=True, successes=successes), "Scripted", 0, first)
+        return Environment(Scripted(script, masks=True, successes=successes), "Scripted", 0, first, Config())
 
     def succeeded(vector: InProcess | Vectorised) -> list[list[bool | None]]:
         vector.reset()

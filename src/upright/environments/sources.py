@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import math
 import re
@@ -15,7 +16,7 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from upright.environments.spaces import undiscretizable
+from upright.environments.actions import undiscretizable
 from upright.errors import EnvironmentFault, SettingError, UprightError, did_you_mean
 from upright.messages import first_line, logger
 from upright.settings.config import Config
@@ -43,7 +44,7 @@ def make(
             f"{name} is an environment, of which training, evaluation and every worker need one of their own: "
             "give its id, its class, or a callable that makes one."
         )
-    arguments = dict(config.env_kwargs)
+    arguments = copy.deepcopy(dict(config.env_kwargs))  # what an environment does to them is not to reach the others
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     limit = config.max_episode_steps

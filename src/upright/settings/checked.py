@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import numbers
 import types
@@ -65,12 +64,8 @@ def _conform(value: Any, annotation: Any) -> Any:
         items = tuple(_conform(item, typing.get_args(annotation)[0]) for item in value)
         return _REFUSED if _REFUSED in items else items
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            return _REFUSED
-        try:
-            return copy.deepcopy(dict(value))  # a frozen setting is not to change with its maker's dict
-        except RecursionError:
-            return _REFUSED
+        is_named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return dict(value) if is_named else _REFUSED
     if isinstance(value, bool) and annotation is not bool:
         return _REFUSED
     if annotation is int and isinstance(value, numbers.Integral):

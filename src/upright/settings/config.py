@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from upright.errors import SettingError
+from upright.settings import arguments
 from upright.settings.checked import Checked
 from upright.settings.foreign_names import unknown_setting
 from upright.settings.kinds import KINDS, Loss, Munchausen, QLearning, Replay, Uniform, kind
@@ -208,6 +209,7 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
         if self.munchausen:
             self.loss.check_munchausen()
         if self.n_eval_envs == 0 and self.vectorization_mode == "async":
@@ -261,8 +263,8 @@ class Config(Checked):
                 value = {"kind": names[type(value)], **nested} if names else nested
             elif isinstance(value, tuple):
                 value = list(value)
-            elif isinstance(value, Mapping):
-                value = dict(value)
+            elif each.name == "env_kwargs":
+                value = arguments.encoded(value)
             values[each.name] = value
         return values
 
@@ -277,6 +279,8 @@ class Config(Checked):
         if not isinstance(values, Mapping):
             raise SettingError(f"The settings are a {type(values).__name__}, but they have to be a mapping by name.")
         settings = dict(values)
+        if "env_kwargs" in settings:
+            settings["env_kwargs"] = arguments.decoded(settings["env_kwargs"])
         for name in ("loss", "replay", "munchausen"):
             nested = settings.get(name)
             if isinstance(nested, Mapping):
