@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,17 +31,24 @@ CONFIG = TINY.override(total_timesteps=400, eval_freq=70, n_eval_episodes=3, max
 
 
 class Alone(CartPoleEnv):
-    """A simulator of which only one may exist."""
+    """A simulator of which only one may exist, and which cannot be used once it is closed."""
 
     open = 0
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_closed = False
         Alone.open += 1
         if Alone.open > 1:
             raise RuntimeError("the simulator's port is taken")
 
+    def reset(self, **options: Any) -> Any:
+        if self.is_closed:
+            raise RuntimeError("the simulator is closed")
+        return super().reset(**options)
+
     def close(self) -> None:
+        self.is_closed = True
         Alone.open -= 1
         super().close()
 
