@@ -510,7 +510,7 @@ def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
 @pytest.mark.parametrize(
     ("settings", "network", "message"),
     [
-        ({}, nn.Linear(4, 2), "network maps observations (2, 4) to (2, 2), but the loss needs (2, 3)"),
+        ({}, nn.Linear(4, 2), "network maps observations of shape (2, 4) to (2, 2), but the loss needs (2, 3)"),
         ({}, nn.Unflatten(1, (4, 1)), "no parameters"),
         ({}, nn.Sequential(), "no parameters"),
         ({}, nn.Linear(4, 3).requires_grad_(False), "no parameters to train"),
@@ -519,7 +519,7 @@ def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
         (
             {"loss": Categorical(atoms=7)},
             nn.Linear(4, 3),
-            "network maps observations (2, 4) to (2, 3), but the loss needs (2, 3, 7)",
+            "network maps observations of shape (2, 4) to (2, 3), but the loss needs (2, 3, 7)",
         ),
         ({"loss": Quantile(quantiles=5)}, nn.Linear(4, 15), "the loss needs (2, 3, 5)"),
         ({"dueling": True}, nn.Linear(4, 3), "dueling"),

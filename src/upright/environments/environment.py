@@ -32,6 +32,7 @@ from upright.settings.config import Config
 # Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1
 FLAGS = (bool, np.bool_)
+DEFAULT = Config()
 # Python's message for a wrapper that unpacks too few or too many values, or one that has none.
 UNPACKED = re.compile(r"values to unpack \(expected \d+(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)")
 
@@ -67,7 +68,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         name: str,
         run_seed: int,
         index: int,
-        config: Config,
+        config: Config = DEFAULT,
         first_episode: int = 0,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -216,9 +217,7 @@ def raised(method: str, error: Exception) -> str:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     module = "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
-    unpacked = re.search(
-        r"values to unpack \(expected (\d+)(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)", str(error)
-    )
+    unpacked = UNPACKED.search(str(error))
     if unpacked is None or not module.startswith("gymnasium."):
         return f"{method}() raised {type(error).__name__}: {first_line(error)}"
     got, kind = unpacked.groups()

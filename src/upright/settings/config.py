@@ -56,7 +56,7 @@ class Config(Checked):
     stretch_observations: bool = True
     """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
     scale_integers: bool = True
-    """Scale each bounded integer of a vector to [0, 1] by its space's bounds, as the pixels of an image are."""
+    """Scale each bounded integer of a vector to 0 … 1 by its space's bounds, as the pixels of an image are."""
     observation_keys: tuple[str, ...] = ()
     """The entries of a Dict observation that the network sees, by their keys; none given: all."""
     action_masks: Literal["auto", "info", "method", "observation", "none"] = "auto"
