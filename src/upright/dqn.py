@@ -54,12 +54,13 @@ class DQN:
         start_from: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        policy, env = env, settings.pop("env", env)  # by position, or by name
-        if unexpected or policy is not env or (isinstance(env, str) and env in POLICIES):
+        by_name = settings.pop("env", None)
+        if unexpected or (env is not None and by_name is not None) or (isinstance(env, str) and env in POLICIES):
             raise SettingError(
                 "DQN takes one environment and then settings by name, DQN(env, net_arch=(64, 64)): it chooses the "
                 "network by the observations and needs no policy class such as 'MlpPolicy'."
             )
+        env = by_name if env is None else env
         if env is None:
             raise SettingError("DQN needs an environment: DQN('CartPole-v1'), or DQN(MyEnv).")
         config = preset if isinstance(preset, Config) else find_preset(preset)

@@ -58,7 +58,7 @@ class Actions:
     def decode(self, action: int) -> Any:
         """The environment's action with this number."""
         if self._sizes:
-            return self._table[action].copy()
+            return np.array(self._table[action])
         return action + self._start
 
     def decode_batch(self, actions: np.ndarray) -> np.ndarray:

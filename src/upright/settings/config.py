@@ -209,7 +209,10 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
+        try:
+            object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
+        except RecursionError as error:
+            raise SettingError("env_kwargs is nested too deeply, or holds itself; give plain values.") from error
         if self.munchausen:
             self.loss.check_munchausen()
         if self.amsgrad and self.optimizer not in ("adam", "adamw"):
