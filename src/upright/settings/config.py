@@ -41,7 +41,7 @@ class Config(Checked):
 
     # The environment
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Arguments for the environment's constructor."""
+    """Arguments for the environment's constructor, each key=value: JSON, else a Python literal, else text."""
     wrapper: tuple[str, ...] = ()
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
