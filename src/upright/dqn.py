@@ -17,6 +17,7 @@ from upright.messages import logger
 from upright.runs.folders import seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
+from upright.settings.foreign_names import unknown_argument
 from upright.settings.presets import preset as find_preset
 from upright.views.terminal import Terminal
 
@@ -62,11 +63,16 @@ class DQN:
         """Every setting, resolved."""
         return self.run.config
 
-    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
+    def learn(
+        self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False, **unexpected: Any
+    ) -> DQN:
         """Train for that many steps, or for the setting's; called again, for that many more.
 
         progress_bar: show a panel in the terminal · plot: draw the returns while it learns, as `upright.live` does
         """
+        for name in unexpected:
+            arguments = ("total_timesteps", "progress_bar", "plot")
+            raise SettingError(unknown_argument("learn", name, arguments, self.config.to_dict()))
         more = self._total_timesteps if total_timesteps is None else total_timesteps
         self.run.extend(self.run.step + more)
         reports = train(self.run)

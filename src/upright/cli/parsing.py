@@ -14,8 +14,9 @@ from upright.cli.arguments import Resume, Sweep, Train, Tune
 from upright.cli.grid import expand, point_name
 from upright.cli.values import TRUTH, not_a_switch_value, registry, switch_name, switches, without_values
 from upright.errors import SettingError, did_you_mean
+from upright.messages import logger
 from upright.settings.config import Config
-from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.foreign_names import FOREIGN_NAMES, INSTEAD
 from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import preset
 
@@ -42,8 +43,10 @@ def parse(command: str, form: type, words: list[str]) -> Any:
 def _parse(command: str, form: type, words: list[str]) -> Any:
     """Tyro's own words about a mistake become one sentence."""
     # What follows a switch in other commands may be the folder of a run, whatever its name.
-    values = TRUTH if issubclass(form, Train) else {word: TRUTH[word] for word in ("true", "false")}
-    words = without_values(words, switches(form), values)
+    values = tuple(TRUTH) if issubclass(form, Train) else ("true", "false")
+    words, changed = without_values(words, switches(form), values)
+    if changed and form is not Sweep and "--quiet" not in words:
+        logger.warning(f"A switch takes no value; this is understood as {' '.join(changed)}.")
     default: Any = {"default": _chosen(form, words)} if issubclass(form, Train) else {}
     printed = io.StringIO()
     try:
@@ -136,6 +139,8 @@ def _unknown_word(word: str, form: type, words: list[str]) -> str:
     if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
         return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
     if issubclass(form, Train):
+        if name in INSTEAD and name not in known:
+            return f"There is no option {word!r}: {INSTEAD[name]}."
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)
         config = _chosen(form, words).config

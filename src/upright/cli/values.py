@@ -9,7 +9,7 @@ import re
 import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -37,12 +37,14 @@ def switches(form: type) -> set[str]:
     }  # fmt: skip
 
 
-def without_values(words: Sequence[str], names: set[str], values: Mapping[str, bool]) -> list[str]:
-    """Return the words with each switch on its own: --dueling true is --dueling, and --dueling=no is --no-dueling.
+def without_values(words: Sequence[str], names: set[str], values: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the words with each switch on its own, and the switches that had a value.
 
+    --dueling true becomes --dueling, and --dueling=no --no-dueling.
     names: of the switches · values: the words that, after a space, are a switch's value and no argument of their own
     """
     found: list[str] = []
+    changed: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -52,13 +54,13 @@ def without_values(words: Sequence[str], names: set[str], values: Mapping[str, b
             found.append(word)
         elif equals and text.lower() not in TRUTH:
             raise SettingError(not_a_switch_value(name, text))
-        elif equals:
-            found.append(_switch(name, TRUTH[text.lower()] == on))
-        elif rest and rest[0].lower() in values:
-            found.append(_switch(name, values[rest.pop(0).lower()] == on))
+        elif equals or (rest and rest[0].lower() in values):
+            value = text if equals else rest.pop(0)
+            found.append(_switch(name, TRUTH[value.lower()] == on))
+            changed.append(found[-1])
         else:
             found.append(word)
-    return found
+    return found, changed
 
 
 def switch_name(option: str) -> tuple[str, bool]:
