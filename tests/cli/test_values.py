@@ -98,16 +98,14 @@ def test_a_switch_may_have_a_value(value: str, joined: bool) -> None:
     assert parse("train", Train, ["CartPole-v1", *words("--quiet")]).quiet is on
 
 
-def test_a_switch_with_a_value_is_answered_with_the_one_without(caplog) -> None:
+def test_a_switch_with_a_value_is_answered_with_the_one_without(capsys) -> None:
     settings("--dueling", "True", "--layer-norm", "--loss.double=no")
-    assert [record.getMessage() for record in caplog.records] == [
-        "A switch takes no value; this is understood as --dueling --loss.no-double."
-    ]
-    caplog.clear()
+    said = "upright: A switch takes no value; this is understood as --dueling --loss.no-double.\n"
+    assert capsys.readouterr().err == said
     parse("train", Train, ["CartPole-v1", "--dueling", "True", "--quiet"])
     parse("sweep", Sweep, ["CartPole-v1", "--dueling", "true", "false"])
     settings("--dueling", "--no-layer-norm")
-    assert not caplog.records
+    assert capsys.readouterr().err == ""
 
 
 def test_a_switch_before_the_folder_of_a_run_takes_no_value() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from upright.cli.arguments import Resume, Sweep, Train, Tune
 from upright.cli.grid import expand, point_name
 from upright.cli.values import TRUTH, not_a_switch_value, registry, switch_name, switches, without_values
 from upright.errors import SettingError, did_you_mean
-from upright.messages import logger
 from upright.settings.config import Config
 from upright.settings.foreign_names import FOREIGN_NAMES, INSTEAD
 from upright.settings.kinds import KINDS, Munchausen
@@ -46,7 +46,7 @@ def _parse(command: str, form: type, words: list[str]) -> Any:
     values = tuple(TRUTH) if issubclass(form, Train) else ("true", "false")
     words, changed = without_values(words, switches(form), values)
     if changed and form is not Sweep and "--quiet" not in words:
-        logger.warning(f"A switch takes no value; this is understood as {' '.join(changed)}.")
+        print(f"upright: A switch takes no value; this is understood as {' '.join(changed)}.", file=sys.stderr)
     default: Any = {"default": _chosen(form, words)} if issubclass(form, Train) else {}
     printed = io.StringIO()
     try:
