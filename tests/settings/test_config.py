@@ -244,6 +244,20 @@ def test_presets_are_all_there_and_differ() -> None:
         preset("rainbw")
 
 
+def test_the_dqn_preset_has_the_numbers_of_natures_code() -> None:
+    dqn = PRESETS["dqn"]
+    assert (dqn.total_timesteps, dqn.buffer_size, dqn.learning_starts) == (50_000_000, 1_000_000, 50_000)
+    assert (dqn.batch_size, dqn.train_freq, dqn.gradient_steps, dqn.gamma, dqn.n_steps) == (32, 4, 1, 0.99, 1)
+    assert (dqn.exploration_initial_eps, dqn.exploration_final_eps) == (1.0, 0.1)
+    assert dqn.exploration_fraction * dqn.total_timesteps == 1_000_000
+    assert (dqn.optimizer, dqn.learning_rate, dqn.learning_rate_schedule) == ("rmsprop", 2.5e-4, "constant")
+    # 0.01 under the root with the sum of 32 gradients; beside the root with their mean.
+    assert dqn.optimizer_eps == pytest.approx(math.sqrt(0.01) / 32)
+    assert (dqn.tau, dqn.target_update_interval) == (1.0, 10_000)  # steps, in the code
+    assert (dqn.max_grad_norm, dqn.max_grad_value, dqn.weight_decay) == (None, None, 0.0)
+    assert dqn.loss == QLearning(error="huber")  # whose gradient is δ clipped to ±1
+
+
 def test_the_tutorial_preset_has_the_tutorials_numbers() -> None:
     tutorial = PRESETS["tutorial"]
     assert (tutorial.batch_size, tutorial.gamma, tutorial.buffer_size, tutorial.net_arch) == (

@@ -108,7 +108,7 @@ class Config(Checked):
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rate, or let it fall linearly to 0 at the last step."""
     optimizer_eps: float = 1e-8
-    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01."""
+    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01/32² under RMSprop's root, as 0.003125 here."""
     weight_decay: float = 0.0
     """Weight decay: decoupled in AdamW, an L2 penalty elsewhere. [0, inf)."""
     amsgrad: bool = False
