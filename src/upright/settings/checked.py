@@ -77,17 +77,16 @@ def _conform(value: Any, annotation: Any) -> Any:
             return _REFUSED
     if isinstance(value, bool) and annotation is not bool:
         return _REFUSED
-    if annotation is int and isinstance(value, numbers.Real):
+    if annotation is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if annotation in (int, float) and isinstance(value, numbers.Real):
         try:
-            whole = int(value)
-        except (ValueError, OverflowError):  # of nan and infinity
-            return _REFUSED
-        return whole if whole == value else _REFUSED
-    if annotation is float and isinstance(value, numbers.Real):
-        try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             return _REFUSED
+        if annotation is float:
+            return number
+        return int(number) if number.is_integer() else _REFUSED
     return value if isinstance(value, annotation) else _REFUSED
 
 
