@@ -89,13 +89,17 @@ def test_a_switch_may_have_a_value(value: str, joined: bool) -> None:
         return [f"{option}={value}"] if joined else [option, value]
 
     on = value.lower() in ("true", "yes", "on", "1")
-    assert settings(*words("--dueling")).dueling is on
-    assert settings(*words("--no-dueling")).dueling is not on
-    assert settings(*words("--layer_norm"), "--gamma", "0.5").layer_norm is on
-    assert settings("--loss", "quantile", *words("--loss.double")).loss.double is on
-    assert settings(*words("--loss.no-double")).loss.double is not on
-    assert (settings(*words("--munchausen")).munchausen is not None) is on
-    assert parse("train", Train, ["CartPole-v1", *words("--quiet")]).quiet is on
+    options = ["--dueling", "--no-noisy", "--layer_norm", "--munchausen", "--quiet"]
+    arguments = parse("train", Train, ["CartPole-v1", *(word for option in options for word in words(option))])
+    config = arguments.config
+    assert (config.dueling, config.layer_norm, config.munchausen is not None, arguments.quiet) == (on, on, on, on)
+    assert config.noisy is not on
+
+
+def test_a_nested_switch_may_have_a_value() -> None:
+    assert settings("--loss", "quantile", "--loss.double", "True").loss.double
+    assert not settings("--loss.double=no", "--gamma", "0.5").loss.double
+    assert settings("--loss.no-double", "false").loss.double
 
 
 def test_a_switch_with_a_value_is_answered_with_the_one_without(capsys) -> None:

@@ -88,6 +88,7 @@ def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accept
         ({"learning_rate": functools.partial(pow, 2)}, "learning_rate is a partial, but it has to be a number: learning_rate_schedule"),
         ({"exploration_final_eps": lambda step: 0.1}, "exploration_final_eps is a function, but it has to be a number: ε falls linearly from"),
         ({"gamma": lambda step: 0.9}, "gamma is a function, but it has to be a number."),
+        ({"optimizer": np.zeros(2)}, "optimizer is array([0., 0.]), but it has to be one of adam"),
         ({"optimizer": lambda step: 0.9}, "optimizer is a function, but it has to be one of adam"),
         ({"learning_rate": "0.001"}, "learning_rate is '0.001', but it has to be a number."),
         ({"gamma": "high"}, "gamma is 'high', but it has to be a number."),

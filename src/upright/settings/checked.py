@@ -62,7 +62,7 @@ def _conform(value: Any, annotation: Any) -> Any:
                 return conformed
         return _REFUSED
     if origin is Literal:
-        return value if value in typing.get_args(annotation) else _REFUSED
+        return value if isinstance(value, str) and value in typing.get_args(annotation) else _REFUSED
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             return _REFUSED
