@@ -20,6 +20,7 @@ from upright.runs.description import planned_steps
 from upright.runs.folders import RunFolder, seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
+from upright.settings.foreign_names import unknown_argument
 from upright.settings.presets import preset as find_preset
 from upright.views.terminal import Terminal
 
@@ -89,13 +90,21 @@ class DQN:
         """Every setting, resolved."""
         return self.run.config
 
-    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
+    def learn(
+        self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False, **unexpected: Any
+    ) -> DQN:
         """Train for that many steps, or for the setting's; called again, for that many more.
 
         Where `DQN` was given total_timesteps, the schedules of ε and the learning rate span that many steps, over all
         calls; a call that goes beyond extends them. Without it, they span what was asked for so far.
         progress_bar: show a panel in the terminal · plot: draw the returns while it learns, as `upright.live` does
         """
+        for name in unexpected:
+            arguments = ("total_timesteps", "progress_bar", "plot")
+            raise SettingError(unknown_argument("learn", name, arguments, self.config.to_dict()))
+        for name, value in (("progress_bar", progress_bar), ("plot", plot)):
+            if not isinstance(value, bool):
+                raise SettingError(f"{name} is {value!r}, but it has to be True or False.")
         more = self._steps if total_timesteps is None else checked_steps(total_timesteps)
         end = self.run.step + more
         if not self._has_total and self.run.step and not self._said_of_schedules:

@@ -48,7 +48,7 @@ class Config(Checked):
 
     # The environment
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Arguments for the environment's constructor."""
+    """Arguments for the environment's constructor, each key=value: JSON, else a Python literal, else text."""
     wrapper: tuple[str, ...] = ()
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
@@ -123,7 +123,7 @@ class Config(Checked):
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rate, or let it fall linearly to 0 at the last step."""
     optimizer_eps: float = 1e-8
-    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01."""
+    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01/32² under RMSprop's root, as 0.003125 here."""
     weight_decay: float = 0.0
     """Weight decay: decoupled in AdamW, an L2 penalty elsewhere. [0, inf)."""
     amsgrad: bool = False
