@@ -1,0 +1,187 @@
+"""Environments and spaces of the package gym, Gymnasium's predecessor, as Gymnasium's: through shimmy.
+
+Nothing here imports gym: who has an object or a class of it has imported it. Its environments are made without
+`gym.make`, so without its wrappers, of which the checker fails under NumPy 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from upright.errors import EnvironmentFault, MissingExtra, SpaceError, did_you_mean
+from upright.messages import first_line
+
+PORT = "import gymnasium as gym"  # what makes an environment of today of most classes of the old package
+
+
+def is_old(value: Any) -> bool:
+    """True for an environment of gym, and for a class of such environments."""
+    old = getattr(sys.modules.get("gym"), "Env", None)
+    if not isinstance(old, type) or issubclass(old, gymnasium.Env):  # some let the name gym stand for Gymnasium
+        return False
+    cls = value if isinstance(value, type) else type(value)
+    return issubclass(cls, old) and not issubclass(cls, gymnasium.Env)
+
+
+def registered(name: str) -> bool:
+    """True if the id is in gym's registry, where gym has been imported."""
+    return name in _registry()
+
+
+def make_registered(name: str, arguments: Mapping[str, Any], limited: bool) -> gymnasium.Env[Any, Any]:
+    """The environment with this id in gym's registry; limited: with the time limit of its registration."""
+    specs = _registry()
+    if name not in specs:
+        raise EnvironmentFault(f"The old package gym has no environment {name!r}.{did_you_mean(name, specs)}")
+    spec = specs[name]
+    create = spec.entry_point
+    if isinstance(create, str):
+        module, _, attribute = create.partition(":")
+        create = getattr(importlib.import_module(module), attribute)
+    registered = getattr(spec, "kwargs", None) or getattr(spec, "_kwargs", None) or {}
+    env = make(create, {**registered, **arguments}, f"gym:{name}")
+    env.unwrapped.spec = EnvSpec(name, entry_point=create, reward_threshold=spec.reward_threshold)
+    if limited and spec.max_episode_steps is not None:
+        env = gymnasium.wrappers.TimeLimit(env, spec.max_episode_steps)
+    return env
+
+
+def make(create: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> gymnasium.Env[Any, Any]:
+    """The environment that a class or another entry point of gym makes, as one of Gymnasium."""
+    arguments = dict(arguments)
+    # Before gym 0.26, environments took the mode when they rendered.
+    mode = None if _takes(create, "render_mode") else arguments.pop("render_mode", None)
+    return modern(create(**arguments), name, mode)
+
+
+def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """An environment of gym as one of Gymnasium. Raises MissingExtra without shimmy.
+
+    To see whose interface it has, gym 0.26's or that of the versions before, it is reset once.
+    """
+    try:
+        from shimmy.openai_gym_compatibility import GymV21CompatibilityV0, GymV26CompatibilityV0
+    except ImportError as error:
+        raise MissingExtra(
+            f"{name} is an environment of the old package gym: write `{PORT}` where it is defined, or train it "
+            "through shimmy: pip install 'upright[gym]'."
+        ) from error
+    env = _without_checker(env)
+    try:
+        seeded = _Seeded(env)
+        result = seeded.reset()
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
+            made: gymnasium.Env[Any, Any] = GymV26CompatibilityV0(env=seeded)
+        else:
+            made = GymV21CompatibilityV0(env=seeded, render_mode=render_mode)
+    except (gymnasium.error.DependencyNotInstalled, NotImplementedError) as error:
+        raise EnvironmentFault(
+            f"{name} is an environment of the old package gym, which shimmy cannot convert ({first_line(error)}): "
+            f"write `{PORT}` where it is defined."
+        ) from error
+    made.spec = None  # gym's, of which Gymnasium's wrappers can read nothing
+    made.observation_space, made.action_space = converted(env.observation_space), converted(env.action_space)
+    return made
+
+
+def is_limited(env: gymnasium.Env[Any, Any]) -> bool:
+    """True if gym's time limit is among the layers of what `modern` made."""
+    layer = getattr(env.unwrapped, "gym_env", None)
+    while layer is not None:
+        if "_max_episode_steps" in vars(layer):
+            return True
+        layer = vars(layer).get("env")
+    return False
+
+
+def converted(space: Any) -> Any:
+    """A space of gym as Gymnasium's; anything else as it is. Raises SpaceError for one that Gymnasium lacks."""
+    kinds = {cls.__name__ for cls in type(space).__mro__ if cls.__module__.partition(".")[0] == "gym"}
+    if isinstance(space, spaces.Space) or not kinds:
+        return space
+    if "Discrete" in kinds:
+        return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+    if "Box" in kinds:
+        return spaces.Box(space.low, space.high, space.shape, space.dtype)
+    if "MultiDiscrete" in kinds:
+        return spaces.MultiDiscrete(space.nvec)
+    if "MultiBinary" in kinds:
+        return spaces.MultiBinary(space.n)
+    if "Tuple" in kinds:
+        return spaces.Tuple(tuple(converted(part) for part in space.spaces))
+    if "Dict" in kinds:
+        return spaces.Dict({key: converted(part) for key, part in space.spaces.items()})
+    if "Text" in kinds:
+        return spaces.Text(space.max_length, min_length=space.min_length, charset=space.characters)
+    raise SpaceError(f"The space {space} of the old package gym is not supported: take one of gymnasium.spaces.")
+
+
+class _Seeded:
+    """An environment of gym that repeats itself: what shimmy is given.
+
+    Every version of gym seeded in another way: with the method `seed` until 0.25, with an argument of `reset` from
+    0.22 on. Shimmy calls the one or gives the other; here each leads to what the environment has. Its spaces are
+    seeded, too.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self._takes_seed = _takes(env.unwrapped.reset, "seed")
+        self._seed: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def seed(self, seed: int) -> None:
+        """Seed the episode that the next reset begins."""
+        self._seed_spaces(seed)
+        if self._takes_seed:
+            self._seed = {"seed": seed}
+        elif callable(getattr(self.env, "seed", None)):
+            self.env.seed(seed)
+        elif hasattr(type(self.env.unwrapped), "np_random"):
+            self.env.unwrapped.np_random = np.random.default_rng(seed)
+
+    def reset(self, **arguments: Any) -> Any:
+        if arguments.get("seed") is not None:
+            self._seed_spaces(arguments["seed"])
+        arguments, self._seed = {**self._seed, **arguments}, {}
+        return self.env.reset(**arguments)
+
+    def _seed_spaces(self, seed: int) -> None:
+        for space in (self.env.observation_space, self.env.action_space):
+            space.seed(seed)
+
+
+def _registry() -> Mapping[str, Any]:
+    registry = getattr(getattr(sys.modules.get("gym"), "envs", None), "registry", {})
+    found: Mapping[str, Any] = getattr(registry, "env_specs", registry)  # until gym 0.25 it was an object that held it
+    return {} if found is gymnasium.registry else found
+
+
+def _takes(function: Callable[..., Any], argument: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def _without_checker(env: Any) -> Any:
+    """Leave out the checker that `gym.make` puts around an environment: it asks for np.bool8, which NumPy 2 lacks."""
+    checks = lambda layer: type(layer).__name__ == "PassiveEnvChecker"
+    while checks(env):
+        env = env.env
+    layer = env
+    while is_old(inner := vars(layer).get("env")):
+        if checks(inner):
+            layer.env = inner.env
+        else:
+            layer = inner
+    return env
