@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from upright.errors import EnvironmentFault, MissingExtra, SpaceError, did_you_mean
+from upright.errors import EnvironmentFault, MissingExtra, SpaceError
 from upright.messages import first_line
 
 PORT = "import gymnasium as gym"  # what makes an environment of today of most classes of the old package
@@ -32,24 +32,25 @@ def is_old(value: Any) -> bool:
     return issubclass(cls, old) and not issubclass(cls, gymnasium.Env)
 
 
-def registered(name: str) -> bool:
-    """True if the id is in gym's registry, where gym has been imported."""
-    return name in _registry()
+def registered() -> Mapping[str, Any]:
+    """The specifications in gym's registry by their ids; none where gym has not been imported."""
+    registry = getattr(getattr(sys.modules.get("gym"), "envs", None), "registry", {})
+    found: Mapping[str, Any] = getattr(registry, "env_specs", registry)  # until gym 0.25 it was an object that held it
+    return {} if found is gymnasium.registry else found
 
 
-def make_registered(name: str, arguments: Mapping[str, Any], limited: bool) -> gymnasium.Env[Any, Any]:
-    """The environment with this id in gym's registry; limited: with the time limit of its registration."""
-    specs = _registry()
-    if name not in specs:
-        raise EnvironmentFault(f"The old package gym has no environment {name!r}.{did_you_mean(name, specs)}")
-    spec = specs[name]
+def make_specified(spec: Any, arguments: Mapping[str, Any], limited: bool, name: str) -> gymnasium.Env[Any, Any]:
+    """The environment of gym that was registered so, with either package.
+
+    limited: with the time limit of its registration
+    """
     create = spec.entry_point
     if isinstance(create, str):
         module, _, attribute = create.partition(":")
         create = getattr(importlib.import_module(module), attribute)
-    registered = getattr(spec, "kwargs", None) or getattr(spec, "_kwargs", None) or {}
-    env = make(create, {**registered, **arguments}, f"gym:{name}")
-    env.unwrapped.spec = EnvSpec(name, entry_point=create, reward_threshold=spec.reward_threshold)
+    kwargs = getattr(spec, "kwargs", None) or getattr(spec, "_kwargs", None) or {}  # the latter until gym 0.21
+    env = make(create, {**kwargs, **arguments}, name)
+    env.unwrapped.spec = EnvSpec(spec.id, entry_point=create, reward_threshold=spec.reward_threshold)
     if limited and spec.max_episode_steps is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.max_episode_steps)
     return env
@@ -95,12 +96,8 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
 
 def is_limited(env: gymnasium.Env[Any, Any]) -> bool:
     """True if gym's time limit is among the layers of what `modern` made."""
-    layer = getattr(env.unwrapped, "gym_env", None)
-    while layer is not None:
-        if "_max_episode_steps" in vars(layer):
-            return True
-        layer = vars(layer).get("env")
-    return False
+    seeded = vars(env.unwrapped).get("gym_env")
+    return isinstance(seeded, _Seeded) and any("_max_episode_steps" in vars(layer) for layer in _layers(seeded.env))
 
 
 def converted(space: Any) -> Any:
@@ -135,10 +132,12 @@ class _Seeded:
 
     def __init__(self, env: Any) -> None:
         self.env = env
-        self._takes_seed = _takes(env.unwrapped.reset, "seed")
+        self._takes_seed = all(_takes(layer.reset, "seed") for layer in _layers(env))
         self._seed: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Any:
+        if name == "env":  # before it is set, as in a copy
+            raise AttributeError(name)
         return getattr(self.env, name)
 
     def seed(self, seed: int) -> None:
@@ -162,10 +161,10 @@ class _Seeded:
             space.seed(seed)
 
 
-def _registry() -> Mapping[str, Any]:
-    registry = getattr(getattr(sys.modules.get("gym"), "envs", None), "registry", {})
-    found: Mapping[str, Any] = getattr(registry, "env_specs", registry)  # until gym 0.25 it was an object that held it
-    return {} if found is gymnasium.registry else found
+def _layers(env: Any) -> Iterator[Any]:
+    while is_old(env):
+        yield env
+        env = vars(env).get("env")
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
@@ -175,13 +174,13 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
 
 def _without_checker(env: Any) -> Any:
     """Leave out the checker that `gym.make` puts around an environment: it asks for np.bool8, which NumPy 2 lacks."""
-    checks = lambda layer: type(layer).__name__ == "PassiveEnvChecker"
-    while checks(env):
+    while _checks(env):
         env = env.env
-    layer = env
-    while is_old(inner := vars(layer).get("env")):
-        if checks(inner):
-            layer.env = inner.env
-        else:
-            layer = inner
+    for layer in _layers(env):
+        while _checks(vars(layer).get("env")):
+            layer.env = layer.env.env
     return env
+
+
+def _checks(layer: Any) -> bool:
+    return type(layer).__name__ == "PassiveEnvChecker"

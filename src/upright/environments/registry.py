@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
+from upright.environments.packages import asked_for, package_of
 from upright.environments.sources import make, successor
 from upright.environments.spaces import Actions, Observations, suggested_bins, undiscretizable
 from upright.errors import UprightError
@@ -34,14 +36,17 @@ class Entry:
 
 def inspect(name: str) -> Entry:
     """Make the environment and look at it; an id that cannot be made says so in its verdict."""
+    try:
+        env: gymnasium.Env[Any, Any] | UprightError = make(name, notify=lambda _: None)
+    except UprightError as error:
+        env = error
+    # Only now is an id registered whose package is imported when it is made.
     spec = gymnasium.registry.get(name)
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
     newest = successor(name)
-    try:
-        env = make(name, notify=lambda _: None)
-    except UprightError as error:
-        heir = f" {newest} succeeds it." if newest is not None and newest not in str(error) else ""
-        return Entry(name, "", "", threshold, f"{error}{heir}")
+    if isinstance(env, UprightError):
+        heir = f" {newest} succeeds it." if newest is not None and newest not in str(env) else ""
+        return Entry(name, "", "", threshold, f"{env}{heir}")
     try:
         verdict = _verdict(env) + (f" ({newest} succeeds it)" if newest is not None else "")
         return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, verdict)
@@ -50,8 +55,13 @@ def inspect(name: str) -> Entry:
 
 
 def registered(filter: str = "") -> list[str]:
-    """All ids that contain the text, in alphabetical order."""
-    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower())
+    """All ids that contain the text, in alphabetical order, with those of a known package that the text names."""
+    package = asked_for(filter) if filter else None
+    if package is not None:
+        with contextlib.suppress(ImportError):  # where it is not installed, `unknown_environment` says so
+            package.register()
+    of_package = lambda name: package is not None and package is package_of(name)
+    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower() or of_package(name))
 
 
 def _verdict(env: gymnasium.Env[Any, Any]) -> str:
