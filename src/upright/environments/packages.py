@@ -90,15 +90,18 @@ def package_with(module: str) -> Package | None:
 
 
 def asked_for(text: str) -> Package | None:
-    """The package that a text names, by an id or its beginning, a module or a distribution; None if it names none."""
-    named = text.lower().rstrip("-/")
-    by_name = (package for package in PACKAGES if named in {package.distribution, package.module.partition(".")[0]})
-    return package_of(text) or next(by_name, None)
+    """The package that a text names, by the beginning of its ids, its module or what pip calls it; None if none."""
+    for package in PACKAGES:
+        if re.match(package.ids, text, re.IGNORECASE):
+            return package
+        if text.lower() in {package.distribution, package.module.partition(".")[0].lower()}:
+            return package
+    return None
 
 
 def missing(package: Package, name: str) -> str:
     """The sentence for an id whose package is not installed."""
     return (
-        f"There is no environment {name!r} here: the package {package.distribution} registers it, which is not "
-        f"installed: pip install {package.distribution}, and then {name} or, spelled out, {package.module}:{name}."
+        f"{name} needs the package {package.distribution}, which is not installed: pip install {package.distribution} "
+        f"(spelled out, it is {package.module}:{name})."
     )

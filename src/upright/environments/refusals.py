@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from upright.environments import old_gym
@@ -29,6 +30,10 @@ MAKES_OWN = {
 def objection(source: Any, name: str) -> str | None:
     """The sentence about what can be no source of environments, or None."""
     match source:
+        case EnvSpec():
+            return None
+        case None:
+            return f"The environment is None: {GIVE}."
         case str():
             return _objection_to_text(source)
         case gymnasium.Env():
@@ -57,15 +62,11 @@ def objection_to_made(made: Any, source: Any, name: str) -> str | None:
     if isinstance(made, gymnasium.Env):
         return None
     if isinstance(source, type) and type(made) is source:
-        return (
-            f"{name} made {_kind(made)}, not a gymnasium.Env: derive the class from that, as in "
-            f"class {name}(gymnasium.Env)."
-        )
-    ending = (
-        "; does it lack a return?" if made is None else "; return one environment, and let num_envs make the vector."
-    )
+        return not_derived(name)
+    if made is None:
+        return f"{name} made None, not a gymnasium.Env: let it return the environment."
     kind = "a vector of environments" if isinstance(made, VectorEnv) else _kind(made)
-    return f"{name} made {kind}, not a gymnasium.Env{ending}"
+    return f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
 
 
 def objection_to_spaces(env: gymnasium.Env[Any, Any], name: str) -> str | None:
@@ -129,6 +130,11 @@ def is_multi_agent(value: Any) -> bool:
     return any(each.__name__ in ("AECEnv", "ParallelEnv", "MultiAgentEnv") for each in cls.__mro__)
 
 
+def not_derived(name: str) -> str:
+    """The sentence about a class that is not one of environments."""
+    return f"{name} is a class that is not derived from gymnasium.Env: derive it, class {name}(gymnasium.Env)."
+
+
 def multi_agent(name: str) -> str:
     """The sentence about an environment of several agents."""
     return (
@@ -148,6 +154,8 @@ def _objection_to_text(source: str) -> str | None:
         stem = PurePath(path).name
         named = f"{stem}:{cls.removeprefix(':') or 'MyEnv'}"
         return f"{source!r} is a file: from its folder, name the module and the class in it, as in {named}."
+    if module.startswith("."):
+        return f"{source!r} names its module relative to another: name it in full, as in package.module:MyEnv."
     return None
 
 
@@ -159,18 +167,27 @@ def _objection_to_one(name: str) -> str:
 
 
 def _objection_to_callable(source: Callable[..., Any], name: str) -> str | None:
-    if isinstance(source, type) and issubclass(source, VectorEnv):
-        return f"{name} is a class of vectors of environments: {GIVE}, and let num_envs make the vector."
-    if isinstance(source, type) and issubclass(source, gymnasium.Wrapper):
-        first = next(iter(inspect.signature(source).parameters.values()), None)
-        if first is not None and first.default is first.empty and first.kind is first.POSITIONAL_OR_KEYWORD:
-            return (
-                f"{name} is a wrapper, not an environment: give the environment, and wrapper=({name!r},) (--wrapper)."
-            )
+    if isinstance(source, type):
+        return _objection_to_class(source, name)
     unusual = inspect.iscoroutinefunction(source) or inspect.isasyncgenfunction(source)
     if unusual or inspect.isgeneratorfunction(source):
         kind = "an async function" if unusual else "a generator"
         return f"{name} is {kind}, which returns no environment when it is called: make it a plain function that does."
+    return None
+
+
+def _objection_to_class(source: type, name: str) -> str | None:
+    if issubclass(source, VectorEnv):
+        return f"{name} is a class of vectors of environments: {GIVE}, and let num_envs make the vector."
+    if issubclass(source, spaces.Space):
+        return f"{name} is a class of spaces, not of environments: {GIVE}."
+    if issubclass(source, gymnasium.Wrapper):
+        first = next(iter(inspect.signature(source).parameters.values()), None)
+        if first is not None and first.default is first.empty and first.kind is first.POSITIONAL_OR_KEYWORD:
+            return f"{name} is a wrapper: give the environment, and the wrapper by its name, in wrapper (--wrapper)."
+    # A class that makes its instances itself may make environments.
+    if source.__new__ is object.__new__ and not (issubclass(source, gymnasium.Env) or old_gym.is_old(source)):
+        return not_derived(name)
     return None
 
 

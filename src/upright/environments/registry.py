@@ -55,13 +55,15 @@ def inspect(name: str) -> Entry:
 
 
 def registered(filter: str = "") -> list[str]:
-    """All ids that contain the text, in alphabetical order, with those of a known package that the text names."""
-    package = asked_for(filter) if filter else None
+    """All ids that contain the text, in alphabetical order, a known package's among them if the text names that."""
+    package = asked_for(filter)
     if package is not None:
         with contextlib.suppress(ImportError):  # where it is not installed, `unknown_environment` says so
             package.register()
-    of_package = lambda name: package is not None and package is package_of(name)
-    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower() or of_package(name))
+    names = [name for name in gymnasium.registry if filter.lower() in name.lower()]
+    if not names and package is not None:
+        names = [name for name in gymnasium.registry if package_of(name) is package]
+    return sorted(names)
 
 
 def _verdict(env: gymnasium.Env[Any, Any]) -> str:

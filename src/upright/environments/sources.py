@@ -124,6 +124,7 @@ def _make_by_name(
     if module and (top == "gym" or name not in gymnasium.registry):
         cls: Any = getattr(imported, name, None)
         if isinstance(cls, type) and (issubclass(cls, gymnasium.Env) or old_gym.is_old(cls)):
+            refuse(refusals.objection(cls, source))
             made: gymnasium.Env[Any, Any] = _call(cls, source, arguments)
             return made
         if spec := old_gym.registered().get(name):
@@ -227,7 +228,7 @@ def _construction(name: str, config: Config) -> Iterator[None]:
         newest = successor(name)
         instead = f" {newest} succeeds it." if newest else ""
         raise EnvironmentFault(f"{name} cannot be made:{instead} Gymnasium says: {first_line(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""
         raise EnvironmentFault(
             f"{name} raised {type(error).__name__} when it was made{arguments}: {first_line(error)}"
@@ -235,8 +236,8 @@ def _construction(name: str, config: Config) -> Iterator[None]:
 
 
 def _missing_module(name: str, module: str) -> str:
-    package = package_of(name) or package_with(module)
-    if package is not None and package_with(module) is package:
+    package = package_with(module)
+    if package is not None and "." not in module:
         return missing(package, name.rpartition(":")[2])
     if module == "gym":
         return (
