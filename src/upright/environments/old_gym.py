@@ -77,13 +77,19 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
             "through shimmy: pip install 'upright[gym]'."
         ) from error
     env = _without_checker(env)
+    for attribute in ("observation_space", "action_space"):
+        if getattr(env, attribute, None) is None:
+            raise EnvironmentFault(f"{name} has no {attribute}: set it in the constructor to a space.")
+    adapted = _Adapted(env)
+    adapted.seed(0)
+    result = adapted.reset()
+    adapted.of_26 = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     try:
-        seeded = _Seeded(env)
-        result = seeded.reset()
-        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
-            made: gymnasium.Env[Any, Any] = GymV26CompatibilityV0(env=seeded)
+        made: gymnasium.Env[Any, Any]
+        if adapted.of_26:
+            made = GymV26CompatibilityV0(env=adapted)
         else:
-            made = GymV21CompatibilityV0(env=seeded, render_mode=render_mode)
+            made = GymV21CompatibilityV0(env=adapted, render_mode=render_mode)
     except (gymnasium.error.DependencyNotInstalled, NotImplementedError) as error:
         raise EnvironmentFault(
             f"{name} is an environment of the old package gym, which shimmy cannot convert ({first_line(error)}): "
@@ -91,13 +97,15 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
         ) from error
     made.spec = None  # gym's, of which Gymnasium's wrappers can read nothing
     made.observation_space, made.action_space = converted(env.observation_space), converted(env.action_space)
+    modes = made.metadata.get("render_modes") or made.metadata.get("render.modes") or []  # the latter until gym 0.21
+    made.metadata = {**made.metadata, "render_modes": modes}
     return made
 
 
 def is_limited(env: gymnasium.Env[Any, Any]) -> bool:
     """True if gym's time limit is among the layers of what `modern` made."""
-    seeded = vars(env.unwrapped).get("gym_env")
-    return isinstance(seeded, _Seeded) and any("_max_episode_steps" in vars(layer) for layer in _layers(seeded.env))
+    adapted = vars(env.unwrapped).get("gym_env")
+    return isinstance(adapted, _Adapted) and any("_max_episode_steps" in vars(layer) for layer in _layers(adapted.env))
 
 
 def converted(space: Any) -> Any:
@@ -122,18 +130,18 @@ def converted(space: Any) -> Any:
     raise SpaceError(f"The space {space} of the old package gym is not supported: take one of gymnasium.spaces.")
 
 
-class _Seeded:
-    """An environment of gym that repeats itself: what shimmy is given.
+class _Adapted:
+    """An environment of gym that is seeded and stepped as shimmy does it, whatever its version has for that.
 
-    Every version of gym seeded in another way: with the method `seed` until 0.25, with an argument of `reset` from
-    0.22 on. Shimmy calls the one or gives the other; here each leads to what the environment has. Its spaces are
-    seeded, too.
+    A version has seeded with the method `seed` until 0.25, and with an argument of `reset` from 0.22 on; shimmy calls
+    the one or gives the other. Its spaces are seeded, too. In 0.25 `reset` returned no info, but `step` five values.
     """
 
     def __init__(self, env: Any) -> None:
         self.env = env
         self._takes_seed = all(_takes(layer.reset, "seed") for layer in _layers(env))
         self._seed: dict[str, int] = {}
+        self.of_26 = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "env":  # before it is set, as in a copy
@@ -151,10 +159,20 @@ class _Seeded:
             self.env.unwrapped.np_random = np.random.default_rng(seed)
 
     def reset(self, **arguments: Any) -> Any:
+        """Begin an episode, with what `seed` was given or with the arguments of gym 0.26."""
         if arguments.get("seed") is not None:
             self._seed_spaces(arguments["seed"])
         arguments, self._seed = {**self._seed, **arguments}, {}
         return self.env.reset(**arguments)
+
+    def step(self, action: Any) -> Any:
+        """Step, and return the four values of gym until 0.25 if it is not of gym 0.26."""
+        result = self.env.step(action)
+        if self.of_26 or not (isinstance(result, tuple) and len(result) == 5):
+            return result
+        observation, reward, terminated, truncated, info = result
+        truncation = {"TimeLimit.truncated": truncated and not terminated}
+        return observation, reward, terminated or truncated, {**info, **truncation}
 
     def _seed_spaces(self, seed: int) -> None:
         for space in (self.env.observation_space, self.env.action_space):
