@@ -1,7 +1,7 @@
 """Environments and spaces of the package gym, Gymnasium's predecessor, as Gymnasium's: through shimmy.
 
-Nothing here imports gym: who has an object or a class of it has imported it. Its environments are made without
-`gym.make`, so without its wrappers, of which the checker fails under NumPy 2.
+Nothing here imports gym before there is something of gym to convert. Its environments are made without `gym.make`, and
+so without its wrappers, of which the checker fails under NumPy 2.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -23,20 +24,25 @@ from upright.messages import first_line
 PORT = "import gymnasium as gym"  # what makes an environment of today of most classes of the old package
 
 
+def package() -> ModuleType | None:
+    """Gym itself if it has been imported. (Some let the name gym stand for Gymnasium.)"""
+    module = sys.modules.get("gym")
+    cls = getattr(module, "Env", None)
+    return module if isinstance(cls, type) and not issubclass(cls, gymnasium.Env) else None
+
+
 def is_old(value: Any) -> bool:
     """True for an environment of gym, and for a class of such environments."""
-    old = getattr(sys.modules.get("gym"), "Env", None)
-    if not isinstance(old, type) or issubclass(old, gymnasium.Env):  # some let the name gym stand for Gymnasium
-        return False
+    gym = package()
     cls = value if isinstance(value, type) else type(value)
-    return issubclass(cls, old) and not issubclass(cls, gymnasium.Env)
+    return gym is not None and issubclass(cls, gym.Env) and not issubclass(cls, gymnasium.Env)
 
 
 def registered() -> Mapping[str, Any]:
     """The specifications in gym's registry by their ids; none where gym has not been imported."""
-    registry = getattr(getattr(sys.modules.get("gym"), "envs", None), "registry", {})
+    registry = getattr(getattr(package(), "envs", None), "registry", {})
     found: Mapping[str, Any] = getattr(registry, "env_specs", registry)  # until gym 0.25 it was an object that held it
-    return {} if found is gymnasium.registry else found
+    return found
 
 
 def make_specified(spec: Any, arguments: Mapping[str, Any], limited: bool, name: str) -> gymnasium.Env[Any, Any]:
@@ -70,6 +76,7 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
     To see whose interface it has, gym 0.26's or that of the versions before, it is reset once.
     """
     try:
+        importlib.import_module("gym.wrappers")  # without which shimmy has nothing to convert
         from shimmy.openai_gym_compatibility import GymV21CompatibilityV0, GymV26CompatibilityV0
     except ImportError as error:
         raise MissingExtra(
@@ -90,7 +97,7 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
             made = GymV26CompatibilityV0(env=adapted)
         else:
             made = GymV21CompatibilityV0(env=adapted, render_mode=render_mode)
-    except (gymnasium.error.DependencyNotInstalled, NotImplementedError) as error:
+    except NotImplementedError as error:
         raise EnvironmentFault(
             f"{name} is an environment of the old package gym, which shimmy cannot convert ({first_line(error)}): "
             f"write `{PORT}` where it is defined."

@@ -145,7 +145,7 @@ def multi_agent(name: str) -> str:
 
 def _objection_to_text(source: str) -> str | None:
     module, _, _ = source.rpartition(":")
-    if not source.strip():
+    if not source.strip(" :"):
         return f"The environment's name is {source!r}: {GIVE}."
     if module.partition(".")[0] == "pettingzoo":
         return multi_agent(source)

@@ -120,8 +120,8 @@ def _make_by_name(
     imported = importlib.import_module(module) if module else None
     if name not in gymnasium.registry and (package := package_with(module) if module else package_of(name)):
         package.register()
-    top = module.partition(".")[0]
-    if module and (top == "gym" or name not in gymnasium.registry):
+    of_old = module.partition(".")[0] == "gym" and old_gym.package() is not None
+    if module and (of_old or name not in gymnasium.registry):
         cls: Any = getattr(imported, name, None)
         if isinstance(cls, type) and (issubclass(cls, gymnasium.Env) or old_gym.is_old(cls)):
             refuse(refusals.objection(cls, source))
@@ -132,7 +132,7 @@ def _make_by_name(
         if refusals.is_multi_agent(cls):
             raise EnvironmentFault(refusals.multi_agent(source))
         classes = [each for each in vars(imported) if _is_environment_class(vars(imported)[each])]
-        known = old_gym.registered() if top == "gym" else gymnasium.registry
+        known = old_gym.registered() if of_old else gymnasium.registry
         raise EnvironmentFault(
             f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
             f"from gymnasium.Env.{did_you_mean(name, [*known, *classes])}"
