@@ -159,7 +159,7 @@ class DQN:
         return self.agent.q_values(observation)
 
     def evaluate(self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None) -> Evaluation:
-        """Greedy episodes on fresh environments, those of `env` if it is given; see `Run.evaluate`, `Agent.evaluate`."""
+        """Greedy episodes on fresh environments, those of `env` if it is given; see `Agent.evaluate`."""
         return self.run.evaluate(episodes, seed) if env is None else self.agent.evaluate(episodes, seed, env)
 
     def close(self) -> None:

@@ -22,10 +22,11 @@ from gymnasium import spaces
 from upright.environments.actions import Actions
 from upright.environments.claims import claim
 from upright.environments.masks import Masks, observed_mask
+from upright.environments.packages import spelled_out
 from upright.environments.playing import Playing
 from upright.environments.sources import EnvironmentSource, describe, make
 from upright.environments.spaces import Observations
-from upright.errors import EnvironmentFault
+from upright.errors import EnvironmentFault, SpaceError
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
@@ -275,6 +276,8 @@ def make_environment(
     env = make(source, config, render_mode, notify)
     try:
         return Environment(env, describe(source), run_seed, index, config, first_episode, notify)
-    except BaseException:
+    except BaseException as error:
         env.close()
+        if isinstance(error, SpaceError):
+            raise SpaceError(f"{spelled_out(describe(source))}: {error}") from error
         raise
