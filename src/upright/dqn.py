@@ -20,6 +20,7 @@ from upright.runs.description import planned_steps
 from upright.runs.folders import RunFolder, seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
+from upright.settings.foreign_names import unknown_argument
 from upright.settings.presets import preset as find_preset
 from upright.views.terminal import Terminal
 
@@ -54,12 +55,13 @@ class DQN:
         start_from: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        policy, env = env, settings.pop("env", env)  # by position, or by name
-        if unexpected or policy is not env or (isinstance(env, str) and env in POLICIES):
+        by_name = settings.pop("env", None)
+        if unexpected or (env is not None and by_name is not None) or (isinstance(env, str) and env in POLICIES):
             raise SettingError(
                 "DQN takes one environment and then settings by name, DQN(env, net_arch=(64, 64)): it chooses the "
                 "network by the observations and needs no policy class such as 'MlpPolicy'."
             )
+        env = by_name if env is None else env
         if env is None:
             raise SettingError("DQN needs an environment: DQN('CartPole-v1'), or DQN(MyEnv).")
         config = preset if isinstance(preset, Config) else find_preset(preset)
@@ -88,13 +90,21 @@ class DQN:
         """Every setting, resolved."""
         return self.run.config
 
-    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
+    def learn(
+        self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False, **unexpected: Any
+    ) -> DQN:
         """Train for that many steps, or for the setting's; called again, for that many more.
 
         Where `DQN` was given total_timesteps, the schedules of ε and the learning rate span that many steps, over all
         calls; a call that goes beyond extends them. Without it, they span what was asked for so far.
         progress_bar: show a panel in the terminal · plot: draw the returns while it learns, as `upright.live` does
         """
+        for name in unexpected:
+            arguments = ("total_timesteps", "progress_bar", "plot")
+            raise SettingError(unknown_argument("learn", name, arguments, self.config.to_dict()))
+        for name, value in (("progress_bar", progress_bar), ("plot", plot)):
+            if not isinstance(value, bool):
+                raise SettingError(f"{name} is {value!r}, but it has to be True or False.")
         more = self._steps if total_timesteps is None else checked_steps(total_timesteps)
         end = self.run.step + more
         if not self._has_total and self.run.step and not self._said_of_schedules:
@@ -149,8 +159,8 @@ class DQN:
         return self.agent.q_values(observation)
 
     def evaluate(self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None) -> Evaluation:
-        """Greedy episodes on fresh environments, or on those of `env`; see `Agent.evaluate`."""
-        return self.agent.evaluate(episodes, seed, env)
+        """Greedy episodes on fresh environments, those of `env` if it is given; see `Agent.evaluate`."""
+        return self.run.evaluate(episodes, seed) if env is None else self.agent.evaluate(episodes, seed, env)
 
     def close(self) -> None:
         """Close the environments, with their workers, and the metrics file."""

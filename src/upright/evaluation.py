@@ -190,10 +190,10 @@ def check_spaces(environment: Environment, expected: Spaces | None) -> None:
         )
 
 
-def check_request(episodes: int, seed: Any) -> None:
+def check_request(episodes: Any, seed: Any) -> None:
     """Refuse a number of episodes below 1 or beyond all use, or what is no seed."""
-    if episodes < 1:
-        raise SettingError(f"episodes is {episodes}, but it has to be 1 or more.")
+    if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 1:
+        raise SettingError(f"episodes is {episodes!r}, but it has to be a whole number, 1 or more.")
     if episodes > MOST_EPISODES:
         raise SettingError(f"episodes is {episodes}, but it has to be {MOST_EPISODES} or fewer.")
     check_seed(seed)

@@ -50,7 +50,7 @@ def train(run: Run, steps: int | None = None) -> Iterator[Progress]:
             run.interrupted = False
             if progress is not None:
                 yield progress
-        if run.updates == 0 and run.step >= config.total_timesteps > config.learning_starts:
+        if run.updates == 0 and run.step >= config.total_timesteps >= first_update(config):
             logger.warning(
                 f"Nothing was learned in {run.step:,} steps: the memory never held a batch when one was due."
             )
@@ -112,8 +112,7 @@ def report(run: Run, steps: range, epsilon: float, began: tuple[float, int], end
 def warn_of_settings(config: Config) -> None:
     """Log where these settings leave no update to be made, or little time for it."""
     total, starts = config.total_timesteps, config.learning_starts
-    enough = max(starts + 1, config.batch_size)  # steps, before which there is no update
-    first = math.ceil(enough / config.train_freq) * config.train_freq
+    first = first_update(config)
     if starts >= total:
         logger.warning(
             f"Nothing will be learned: learning_starts ({starts:,}) is not below total_timesteps ({total:,})."
@@ -132,6 +131,12 @@ def warn_of_settings(config: Config) -> None:
             + (", after random play;" if after else f" fallen by step {span:,.0f}, before the first update;")
             + " lower learning_starts, or train for longer."
         )
+
+
+def first_update(config: Config) -> int:
+    """The step of the first update, if every step so far has put a transition into the memory."""
+    enough = max(config.learning_starts + 1, config.batch_size)
+    return math.ceil(enough / config.train_freq) * config.train_freq
 
 
 def checked_steps(steps: Any) -> int:

@@ -16,7 +16,7 @@ LARGEST_ACTION_TABLE = 4_096
 class Actions:
     """The numbering of the actions of one space, 0 … n−1.
 
-    n: number of actions; of a MultiDiscrete or a Box of integers, the size of its joint table
+    n: number of actions; of a MultiDiscrete, a MultiBinary or a Box of integers, the size of its joint table
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -33,6 +33,9 @@ class Actions:
             low, high = np.ravel(space.low).tolist(), np.ravel(space.high).tolist()
             self._sizes = tuple(int(most) - int(least) + 1 for least, most in zip(low, high, strict=True))
             self._fill_table(space.low)
+        elif isinstance(space, spaces.MultiBinary):
+            self._sizes = (2,) * math.prod(space.shape)
+            self._fill_table(np.zeros(space.shape, space.dtype))
         elif isinstance(space, spaces.Box):
             raise SpaceError(_continuous(space))
         else:
@@ -55,7 +58,7 @@ class Actions:
     def decode(self, action: int) -> Any:
         """The environment's action with this number."""
         if self._sizes:
-            return self._table[action].copy()
+            return np.array(self._table[action])
         return action + self._start
 
     def decode_batch(self, actions: np.ndarray) -> np.ndarray:

@@ -22,16 +22,18 @@ from gymnasium import spaces
 from upright.environments.actions import Actions
 from upright.environments.claims import claim
 from upright.environments.masks import Masks, observed_mask
+from upright.environments.packages import spelled_out
 from upright.environments.playing import Playing
 from upright.environments.sources import EnvironmentSource, describe, make
 from upright.environments.spaces import Observations
-from upright.errors import EnvironmentFault
+from upright.errors import EnvironmentFault, SpaceError
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
 # Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1
 FLAGS = (bool, np.bool_)
+DEFAULT = Config()
 # Python's message for a wrapper that unpacks too few or too many values, or one that has none.
 UNPACKED = re.compile(r"values to unpack \(expected \d+(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)")
 
@@ -68,7 +70,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         name: str,
         run_seed: int,
         index: int,
-        config: Config,
+        config: Config = DEFAULT,
         first_episode: int = 0,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -231,9 +233,7 @@ def raised(method: str, error: Exception) -> str:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     module = "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
-    unpacked = re.search(
-        r"values to unpack \(expected (\d+)(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)", str(error)
-    )
+    unpacked = UNPACKED.search(str(error))
     if unpacked is None or not module.startswith("gymnasium."):
         return f"{method}() raised {type(error).__name__}: {first_line(error)}"
     got, kind = unpacked.groups()
@@ -276,6 +276,8 @@ def make_environment(
     env = make(source, config, render_mode, notify)
     try:
         return Environment(env, describe(source), run_seed, index, config, first_episode, notify)
-    except BaseException:
+    except BaseException as error:
         env.close()
+        if isinstance(error, SpaceError):
+            raise SpaceError(f"{spelled_out(describe(source))}: {error}") from error
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium
 from gymnasium import spaces
 
 from upright.environments.actions import Actions, suggested_bins, undiscretizable
+from upright.environments.packages import asked_for, package_of
 from upright.environments.sources import make, successor
 from upright.environments.spaces import Observations
 from upright.errors import UprightError
@@ -35,14 +37,17 @@ class Entry:
 
 def inspect(name: str) -> Entry:
     """Make the environment and look at it; an id that cannot be made says so in its verdict."""
+    try:
+        env: gymnasium.Env[Any, Any] | UprightError = make(name, notify=lambda _: None)
+    except UprightError as error:
+        env = error
+    # Only now is an id registered whose package is imported when it is made.
     spec = gymnasium.registry.get(name)
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
     newest = successor(name)
-    try:
-        env = make(name, notify=lambda _: None)
-    except UprightError as error:
-        heir = f" {newest} succeeds it." if newest is not None and newest not in str(error) else ""
-        return Entry(name, "", "", threshold, f"{error}{heir}")
+    if isinstance(env, UprightError):
+        heir = f" {newest} succeeds it." if newest is not None and newest not in str(env) else ""
+        return Entry(name, "", "", threshold, f"{env}{heir}")
     try:
         verdict = _verdict(env) + (f" ({newest} succeeds it)" if newest is not None else "")
         return Entry(name, _short(env.observation_space), _short(env.action_space), threshold, verdict)
@@ -51,8 +56,15 @@ def inspect(name: str) -> Entry:
 
 
 def registered(filter: str = "") -> list[str]:
-    """All ids that contain the text, in alphabetical order."""
-    return sorted(name for name in gymnasium.registry if filter.lower() in name.lower())
+    """All ids that contain the text, in alphabetical order, a known package's among them if the text names that."""
+    package = asked_for(filter)
+    if package is not None:
+        with contextlib.suppress(ImportError):  # where it is not installed, `unknown_environment` says so
+            package.register()
+    names = [name for name in gymnasium.registry if filter.lower() in name.lower()]
+    if not names and package is not None:
+        names = [name for name in gymnasium.registry if package_of(name) is package]
+    return sorted(names)
 
 
 def _verdict(env: gymnasium.Env[Any, Any]) -> str:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import importlib
-import math
+import importlib.util
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.envs.registration import ENV_ID_RE, EnvSpec, load_env_creator
 
-from upright.environments.actions import undiscretizable
-from upright.errors import EnvironmentFault, SettingError, UprightError, did_you_mean
+from upright.environments import old_gym, refusals
+from upright.environments.packages import missing, package_of, package_with
+from upright.environments.wrapping import discretize, gathering, layers, wrap
+from upright.errors import EnvironmentFault, UprightError, did_you_mean
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
 DEFAULT_TIME_LIMIT = 1_000
 
-# What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", or a callable that returns an environment.
-EnvironmentSource = str | Callable[..., gymnasium.Env[Any, Any]]
+# What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", a callable that returns an environment, or the
+# specification of a registered one.
+EnvironmentSource = str | Callable[..., gymnasium.Env[Any, Any]] | EnvSpec
 
 
 def make(
@@ -39,37 +40,27 @@ def make(
     """
     config = Config() if config is None else config
     name = describe(source)
-    if isinstance(source, gymnasium.Env):
-        raise EnvironmentFault(
-            f"{name} is an environment, of which training, evaluation and every worker need one of their own: "
-            "give its id, its class, or a callable that makes one."
-        )
-    arguments = copy.deepcopy(dict(config.env_kwargs))  # what an environment does to them is not to reach the others
+    refuse(refusals.objection(source, name))
+    arguments = copy.deepcopy(dict(config.env_kwargs))  # what one environment does to them is not to reach others
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     limit = config.max_episode_steps
     with quiet(), _construction(name, config):
-        if isinstance(source, str):
-            env, newer = _make_by_name(source, arguments, limited=limit is None)
-            if newer:
-                notify(f"{source} is out of date: {newer} succeeds it.")
-        else:
-            env = source(**arguments)
-        made: object = env
-        if not isinstance(made, gymnasium.Env):
-            kind = "a vector of environments" if isinstance(made, VectorEnv) else f"a {type(made).__name__}"
-            raise EnvironmentFault(
-                f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
-            )
+        env = _make(source, name, arguments, limit is None, notify)
         if limit is None and not _is_limited(env):
             limit = DEFAULT_TIME_LIMIT
             notify(f"{name} names no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps).")
         for wrapper in config.wrapper:
-            env = _wrap(env, wrapper)
+            env = wrap(env, wrapper)
+        for wrapper in gathering(env):
+            notify(
+                f"{wrapper} gathers statistics, which begin from nothing in every environment, evaluation's included, "
+                "and are not in the saved policy: scale by fixed numbers instead, as TransformObservation can."
+            )
         if limit is not None:
             env = gymnasium.wrappers.TimeLimit(env, limit)  # outside the wrappers, so that it counts the agent's steps
         if config.discretize is not None:
-            env = _discretize(env, name, config.discretize)
+            env = discretize(env, name, config.discretize)
     return env
 
 
@@ -77,6 +68,8 @@ def describe(source: EnvironmentSource) -> str:
     """The name under which messages and folders speak of an environment."""
     if isinstance(source, str):
         return source
+    if isinstance(source, EnvSpec):
+        return source.id
     return str(getattr(source, "__name__", type(source).__name__))
 
 
@@ -84,29 +77,109 @@ def portable_name(source: EnvironmentSource) -> str | None:
     """The text that makes the same environment in another process, or None when only this process can."""
     if isinstance(source, str):
         return source
+    if isinstance(source, EnvSpec):
+        return source.id if gymnasium.registry.get(source.id) == source else None
     module, name = getattr(source, "__module__", None), getattr(source, "__qualname__", "")
     if not (isinstance(source, type) and module and module != "__main__" and name.isidentifier()):
         return None
     return f"{module}:{name}"
 
 
-def _make_by_name(source: str, arguments: dict[str, Any], limited: bool) -> tuple[gymnasium.Env[Any, Any], str | None]:
+def refuse(objection: str | None) -> None:
+    """Raise EnvironmentFault where there is something to object."""
+    if objection is not None:
+        raise EnvironmentFault(objection)
+
+
+def _make(
+    source: EnvironmentSource, name: str, arguments: dict[str, Any], limited: bool, notify: Callable[[str], None]
+) -> gymnasium.Env[Any, Any]:
+    """The environment itself; limited: with the time limit of its registration."""
+    made: Any
+    if isinstance(source, str):
+        made = _make_by_name(source, arguments, limited, notify)
+    elif isinstance(source, EnvSpec):
+        made = _make_registered(source, name, arguments, limited)
+    else:
+        made = _call(source, name, arguments)
+    refuse(refusals.objection_to_made(made, source, name))
+    env: gymnasium.Env[Any, Any] = made
+    for attribute in ("observation_space", "action_space"):
+        space = getattr(env, attribute, None)
+        modern = old_gym.converted(space)
+        if modern is not space:  # an environment of today with spaces of the old package
+            env = gymnasium.Wrapper(env)
+            setattr(env, attribute, modern)
+    refuse(refusals.objection_to_spaces(env, name))
+    return env
+
+
+def _make_by_name(
+    source: str, arguments: dict[str, Any], limited: bool, notify: Callable[[str], None]
+) -> gymnasium.Env[Any, Any]:
     module, _, name = source.rpartition(":")
-    if module:
-        imported = importlib.import_module(module)
-        if name not in gymnasium.registry:
-            cls = getattr(imported, name, None)
-            if isinstance(cls, type) and issubclass(cls, gymnasium.Env):
-                return cls(**arguments), None
-            classes = [each for each in vars(imported) if _is_environment_class(vars(imported)[each])]
-            raise EnvironmentFault(
-                f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
-                f"from gymnasium.Env.{did_you_mean(name, [*gymnasium.registry, *classes])}"
-            )
-    # The checker is left out because upright.environments.environment.Environment checks every step itself.
+    imported = importlib.import_module(module) if module else None
+    if name not in gymnasium.registry and (package := package_with(module) if module else package_of(name)):
+        package.register()
+    of_old = module.partition(".")[0] == "gym" and old_gym.package() is not None
+    if module and (of_old or name not in gymnasium.registry):
+        cls: Any = getattr(imported, name, None)
+        if isinstance(cls, type) and (issubclass(cls, gymnasium.Env) or old_gym.is_old(cls)):
+            refuse(refusals.objection(cls, source))
+            made: gymnasium.Env[Any, Any] = _call(cls, source, arguments)
+            return made
+        if spec := old_gym.registered().get(name):
+            return old_gym.make_specified(spec, arguments, limited, source)
+        if refusals.is_multi_agent(cls):
+            raise EnvironmentFault(refusals.multi_agent(source))
+        classes = [each for each in vars(imported) if _is_environment_class(vars(imported)[each])]
+        known = old_gym.registered() if of_old else gymnasium.registry
+        raise EnvironmentFault(
+            f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
+            f"from gymnasium.Env.{did_you_mean(name, [*known, *classes])}"
+        )
+    if not ENV_ID_RE.fullmatch(name):
+        raise EnvironmentFault(unknown_environment(name))
+    env = _make_registered(name, source, arguments, limited)
+    if newer := successor(name):
+        notify(f"{source} is out of date: {newer} succeeds it.")
+    return env
+
+
+def _make_registered(id: str | EnvSpec, name: str, arguments: dict[str, Any], limited: bool) -> gymnasium.Env[Any, Any]:
+    refuse(refusals.objection_to_makes_own(name, arguments))
     limit = None if limited else -1  # Gymnasium's word for no limit
-    env = gymnasium.make(name, max_episode_steps=limit, disable_env_checker=True, **arguments)
-    return env, successor(name)
+    spec = id if isinstance(id, EnvSpec) else gymnasium.registry.get(id)
+    create: Any = None if spec is None else spec.entry_point
+    if isinstance(create, str):
+        create = load_env_creator(create)
+    if spec is not None and old_gym.is_old(create):
+        return old_gym.make_specified(spec, arguments, limited, name)
+    with _arguments_explained(create, name, arguments, () if spec is None else spec.kwargs):
+        # The checker is left out because upright.environments.environment.Environment checks every step itself.
+        return gymnasium.make(id, max_episode_steps=limit, disable_env_checker=True, **arguments)
+
+
+def _call(create: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
+    with _arguments_explained(create, name, arguments):
+        if old_gym.is_old(create):
+            return old_gym.make(create, arguments, name)
+        made = create(**arguments)
+        return old_gym.modern(made, name) if old_gym.is_old(made) else made
+
+
+@contextmanager
+def _arguments_explained(
+    create: Callable[..., Any] | None, name: str, arguments: dict[str, Any], given: Collection[str] = ()
+) -> Iterator[None]:
+    """Turn the TypeError of arguments that do not fit into the sentence about them."""
+    try:
+        yield
+    except TypeError as error:
+        objection = None if create is None else refusals.objection_to_arguments(create, name, arguments, given)
+        if objection is None:
+            raise
+        raise EnvironmentFault(objection) from error
 
 
 def successor(name: str) -> str | None:
@@ -127,54 +200,7 @@ def _is_environment_class(value: Any) -> bool:
 
 
 def _is_limited(env: gymnasium.Env[Any, Any]) -> bool:
-    layer: Any = env
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, gymnasium.wrappers.TimeLimit):
-            return True
-        layer = layer.env
-    return False
-
-
-def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
-    """Apply a wrapper written Class, module:Class or module:Class(key=value, …), the values plain Python literals."""
-    path, _, rest = text.partition("(")
-    module, _, name = path.strip().rpartition(":")
-    try:
-        home = importlib.import_module(module or "gymnasium.wrappers")
-        call = ast.parse(f"wrapper({rest or ')'}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("not a list of key=value")
-        arguments = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-    except ImportError as error:
-        raise SettingError(f"The wrapper {text!r} cannot be imported: {error}.") from error
-    except (SyntaxError, ValueError) as error:
-        raise SettingError(f"The wrapper {text!r} cannot be read: write module:Class(key=value, …).") from error
-    found = getattr(home, name, None)
-    if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
-        known = [each for each in dir(home) if isinstance(getattr(home, each, None), type)]
-        raise SettingError(
-            f"There is no wrapper {name!r} in {home.__name__}.{did_you_mean(name, known)} "
-            "A wrapper is a class derived from gymnasium.Wrapper, written module:Class."
-        )
-    try:
-        return found(env, **arguments)
-    except Exception as error:
-        raise SettingError(f"The wrapper {text!r} cannot be applied: {first_line(error)}.") from error
-
-
-def _discretize(env: gymnasium.Env[Any, Any], name: str, bins: int) -> gymnasium.Env[Any, Any]:
-    if not isinstance(env.action_space, spaces.Box):
-        raise SettingError(
-            f"discretize cuts continuous actions into bins, but {name} has {env.action_space}; leave it out."
-        )
-    problem = undiscretizable(env.action_space)
-    if problem:
-        raise SettingError(
-            f"discretize cannot be used on {name}: its action space {env.action_space} is continuous, and {problem}."
-        )
-    dimensions = math.prod(env.action_space.shape)
-    # As a MultiDiscrete, so that one place, Actions, knows the joint table and its limit.
-    return gymnasium.wrappers.DiscretizeAction(env, bins, multidiscrete=dimensions > 1)
+    return old_gym.is_limited(env) or any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in layers(env))
 
 
 @contextmanager
@@ -198,22 +224,37 @@ def _construction(name: str, config: Config) -> Iterator[None]:
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise EnvironmentFault(unknown_environment(name)) from error
     except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            f"{name} needs the module {error.name!r}, which cannot be imported here: install it, or check the spelling."
-        ) from error
+        raise EnvironmentFault(_missing_module(name, error.name or "")) from error
     except ImportError as error:
         newest = successor(name)
         instead = f" {newest} succeeds it." if newest else ""
         raise EnvironmentFault(f"{name} cannot be made:{instead} Gymnasium says: {first_line(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""
         raise EnvironmentFault(
             f"{name} raised {type(error).__name__} when it was made{arguments}: {first_line(error)}"
         ) from error
 
 
+def _missing_module(name: str, module: str) -> str:
+    package = package_with(module)
+    if package is not None and "." not in module:
+        return missing(package, name.rpartition(":")[2])
+    if module == "gym":
+        return (
+            f"{name} needs the old package gym, which is not installed: pip install gym==0.26.2 'upright[gym]', or "
+            f"take Gymnasium's own environment: {name.rpartition(':')[2]}."
+        )
+    return f"{name} needs the module {module!r}, which cannot be imported here: install it, or check the spelling."
+
+
 def unknown_environment(name: str) -> str:
     """The sentence for an id that is not in Gymnasium's registry, with its successor or the nearest ids."""
+    package = package_of(name)
+    if package is not None and importlib.util.find_spec(package.module.partition(".")[0]) is None:
+        return missing(package, name)
+    if name in old_gym.registered():
+        return f"There is no environment {name!r} in Gymnasium, but the old package gym has it: gym:{name}."
     newest = successor(name)
     if newest is not None:
         outdated = _version(name) < _version(newest)
@@ -222,7 +263,7 @@ def unknown_environment(name: str) -> str:
     if "/" in name and not any(each.startswith(name.split("/")[0] + "/") for each in gymnasium.registry):
         return (
             f"There is no environment {name!r}: nothing has registered the namespace {name.split('/')[0]!r}; "
-            f"name the package that does, as in package:{name} (for Atari: pip install ale-py, then ale_py:{name})."
+            f"name the module that does, as in module:{name}."
         )
     hint = did_you_mean(name, gymnasium.registry)
     return f"There is no environment {name!r}.{hint} `upright envs` lists all of them."

@@ -34,7 +34,8 @@ class Scaling(NamedTuple):
 class Observations:
     """The encoding of observations of one space as arrays of one shape and dtype.
 
-    space: the environment's own · seen: the part of it that the network sees, without an entry for the mask
+    space: the environment's own, without the entries of a Dict that nothing reads
+    seen: the part of it that the network sees, without an entry for the mask
     shape, dtype: of one encoded observation; a vector `[D]` or an image `[C, H, W]`
     is_image: whether the convolutional torso reads it
     scale `[D]`: factors that the learner applies to a vector of bytes; None where all are 1, and for images, which it
@@ -56,8 +57,9 @@ class Observations:
         keys: tuple[str, ...] = (),
         mask_key: str | None = None,
     ) -> None:
-        self.space, self.mask_key = space, mask_key
+        self.mask_key = mask_key
         self._keys = _chosen_keys(space, keys, mask_key)
+        self.space = space if self._keys is None else _only(space, {*self._keys, mask_key})
         self.seen = seen = _seen_part(space, self._keys)
         # Where its first part without parts lies, and how many axes that has, tell one observation from a batch.
         self._first: list[Any] = []
@@ -241,11 +243,17 @@ def _is_readable(space: spaces.Space[Any]) -> bool:
     return True
 
 
+def _only(space: spaces.Space[Any], keys: set[str | None]) -> spaces.Space[Any]:
+    """A Dict with these of its entries."""
+    assert isinstance(space, spaces.Dict)
+    return spaces.Dict([(key, inner) for key, inner in space.spaces.items() if key in keys])
+
+
 def _seen_part(space: spaces.Space[Any], keys: tuple[str, ...] | None) -> spaces.Space[Any]:
     if keys is None:
         return space
     assert isinstance(space, spaces.Dict)
-    return space[keys[0]] if len(keys) == 1 else spaces.Dict([(key, space[key]) for key in keys])
+    return space[keys[0]] if len(keys) == 1 else _only(space, {*keys})
 
 
 def _fits_in_bytes(leaf: spaces.Space[Any], scale_integers: bool) -> bool:

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
+from upright.environments.packages import package_of
 from upright.environments.sources import EnvironmentSource
 from upright.errors import LONGEST_NAME, EnvironmentFault, SettingError
 from upright.settings import arguments
@@ -30,7 +33,7 @@ def allowed_source(
             "give it again: agent.evaluate(env=...), or --env module:Class."
         )
     names = [source] if given is None and isinstance(source, str) else []
-    foreign = [name for name in (*names, *config.wrapper) if _runs_code(name)]
+    foreign = [name for name in names if _imports(name)] + [name for name in config.wrapper if _runs_code(name)]
     if trusted:
         return source
     if foreign:
@@ -73,6 +76,17 @@ def check_settings_file(path: Path, config: Config, given: Collection[str]) -> N
 def _runs_code(name: str) -> bool:
     """True if to make an environment or a wrapper of that name imports a module, or calls with arguments."""
     return ":" in name or "(" in name
+
+
+def _imports(name: str) -> bool:
+    """True if to make the environment of that name imports a module.
+
+    So does an id of a known package, whose module is not always the one that was installed: the folder that a file is
+    read from can hold one of that name. And so do the ids for which Gymnasium's registry has shimmy make what their
+    arguments name.
+    """
+    known = package_of(name) is not None and name not in gymnasium.registry
+    return _runs_code(name) or known or name.startswith(("GymV21Environment", "GymV26Environment"))
 
 
 def paths_in(value: Any) -> Iterator[str]:

@@ -394,7 +394,10 @@ def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_
     ]
     if config.vectorization_mode == "sync":
         return InProcess([first, *(make() for make in makers[1:])])
-    first.reset()  # so that its user hears where masks are read; the workers' episodes begin after this one
-    first.close()
+    try:
+        first.reset()  # so that its user hears where masks are read; the workers begin this episode once more
+    finally:
+        first.close()
+    first.episode = first_episode - 1
     in_workers = [functools.partial(make_in_worker, os.getpid(), make) for make in makers]
     return Workers(in_workers, first, config.worker_timeout, config.worker_replacements)

@@ -20,10 +20,8 @@ class DiscountedReturns:
 
     def add(self, outcome: Outcome) -> None:
         """Take one step of every environment."""
-        if self._support is None:
-            return
         for i, reward in enumerate(outcome.reward):
-            if outcome.valid[i]:
+            if self._support is not None and outcome.valid[i]:
                 self._rewards[i].append(reward)
                 if outcome.terminated[i] or outcome.truncated[i]:
                     self._compare(self._rewards[i], self._support)

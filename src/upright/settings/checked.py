@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from upright.errors import SettingError
+from upright.settings.foreign_names import SCHEDULES
 
 
 class Checked:
@@ -23,11 +24,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
-            value = _conform(getattr(self, name), annotation)
+            given = getattr(self, name)
+            value = _conform(given, annotation)
             if value is _REFUSED:
-                raise SettingError(
-                    f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}."
-                )
+                instead = f": {SCHEDULES[name]}" if callable(given) and name in SCHEDULES else ""
+                raise SettingError(f"{name} is {_shown(given)}, but it has to be {_describe(annotation)}{instead}.")
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)
@@ -48,7 +49,10 @@ def _annotations(cls: type) -> dict[str, Any]:
 
 
 def _conform(value: Any, annotation: Any) -> Any:
-    """The value as the annotation's type (an int where a float is due, a list where a tuple is), or _REFUSED."""
+    """The value as the annotation's type (an int where a float is due, a list where a tuple is), or _REFUSED.
+
+    A float that is whole, as 1e5, is an int where an int is due.
+    """
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         for option in typing.get_args(annotation):
@@ -57,7 +61,7 @@ def _conform(value: Any, annotation: Any) -> Any:
                 return conformed
         return _REFUSED
     if origin is Literal:
-        return value if value in typing.get_args(annotation) else _REFUSED
+        return value if isinstance(value, str) and value in typing.get_args(annotation) else _REFUSED
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             return _REFUSED
@@ -70,15 +74,20 @@ def _conform(value: Any, annotation: Any) -> Any:
         return _REFUSED
     if annotation is int and isinstance(value, numbers.Integral):
         return int(value)
-    if annotation is float and isinstance(value, numbers.Real):
+    if annotation in (int, float) and isinstance(value, numbers.Real):
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             return _REFUSED
+        if annotation is float:
+            return number
+        return int(number) if number.is_integer() else _REFUSED
     return value if isinstance(value, annotation) else _REFUSED
 
 
 def _shown(value: Any) -> str:
+    if callable(value) and not isinstance(value, type):
+        return f"a {type(value).__name__}"
     try:
         return repr(value)
     except (ValueError, RecursionError):  # of an integer with thousands of digits, or of what is too deep

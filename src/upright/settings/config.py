@@ -48,7 +48,7 @@ class Config(Checked):
 
     # The environment
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Arguments for the environment's constructor."""
+    """Arguments for the environment's constructor, each key=value: JSON, else a Python literal, else text."""
     wrapper: tuple[str, ...] = ()
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
@@ -56,7 +56,7 @@ class Config(Checked):
     stretch_observations: bool = True
     """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
     scale_integers: bool = True
-    """Scale each bounded integer of a vector to [0, 1] by its space's bounds, as the pixels of an image are."""
+    """Scale each bounded integer of a vector to 0 … 1 by its space's bounds, as the pixels of an image are."""
     observation_keys: tuple[str, ...] = ()
     """The entries of a Dict observation that the network sees, by their keys; none given: all."""
     action_masks: Literal["auto", "info", "method", "observation", "none"] = "auto"
@@ -123,7 +123,7 @@ class Config(Checked):
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rate, or let it fall linearly to 0 at the last step."""
     optimizer_eps: float = 1e-8
-    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01."""
+    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01/32² under RMSprop's root, as 0.003125 here."""
     weight_decay: float = 0.0
     """Weight decay: decoupled in AdamW, an L2 penalty elsewhere. [0, inf)."""
     amsgrad: bool = False
@@ -209,7 +209,10 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
+        try:
+            object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
+        except RecursionError as error:
+            raise SettingError("env_kwargs is nested too deeply, or holds itself; give plain values.") from error
         if self.munchausen:
             self.loss.check_munchausen()
         if self.n_eval_envs == 0 and self.vectorization_mode == "async":
