@@ -17,7 +17,7 @@ from gymnasium.envs.registration import ENV_ID_RE, EnvSpec, load_env_creator
 from upright.environments import old_gym, refusals
 from upright.environments.packages import missing, package_of, package_with
 from upright.environments.wrapping import discretize, gathering, layers, wrap
-from upright.errors import EnvironmentFault, UprightError, did_you_mean
+from upright.errors import EnvironmentFault, UprightError, did_you_mean, wrong
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
@@ -39,6 +39,8 @@ def make(
     Raises EnvironmentFault when it cannot be made, and SettingError for a wrapper that does not exist.
     """
     config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise wrong("config", config, "an upright.Config")
     name = describe(source)
     refuse(refusals.objection(source, name))
     arguments = copy.deepcopy(dict(config.env_kwargs))  # what one environment does to them is not to reach others
