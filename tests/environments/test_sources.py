@@ -31,8 +31,9 @@ def register():
 
 
 @pytest.fixture(autouse=True)
-def the_registry_as_it_was(monkeypatch) -> None:
-    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+def a_registry_without_packages(monkeypatch) -> None:
+    others = {name: spec for name, spec in gymnasium.registry.items() if packages.package_of(name) is None}
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", others)
     monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
 
 
