@@ -135,6 +135,14 @@ class BoundLearner {
     void outputs(Array obs, Matrix<float> output) { answer(Learner::Answer::outputs, obs, output, false); }
     Size outputs_asked() const { return learner_.outputs_asked(); }
 
+    void scale(Vector<const float> factors) {
+        const AtWork at_work(at_work_);
+        check_alignment(factors);
+        if (factors.shape(0) != static_cast<std::size_t>(learner_.inputs))
+            throw std::invalid_argument("there is not one factor for each entry of an observation");
+        learner_.scale.assign(factors.data(), factors.data() + factors.shape(0));
+    }
+
     void set_noise(bool of_target, Vector<const float> drawn) {
         const AtWork at_work(at_work_);
         check_alignment(drawn);
@@ -275,6 +283,7 @@ void bind_learner(nb::module_& module) {
              "target_fractions"_a.none() = nb::none())
         .def("q_values", &Bound::q_values, "obs"_a, "q"_a.noconvert(), "noisy"_a)
         .def("outputs", &Bound::outputs, "obs"_a, "output"_a.noconvert())
+        .def("scale", &Bound::scale, "factors"_a)
         .def("set_noise", &Bound::set_noise, "of_target"_a, "drawn"_a)
         .def("update_target", &Bound::update_target, "share"_a);
     module.def("obstacle", &obstacle, "settings"_a);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,8 @@ void Learner::gather(const Number* rows, const std::int64_t* place, Size count, 
         const Number* from = rows + (place == nullptr ? b : place[b]) * inputs;
         float* to = rows_.data() + b * row;
         for (Size i = 0; i < inputs; ++i) to[i] = static_cast<float>(from[i]);
+        if (std::is_same_v<Number, std::uint8_t> && !scale.empty())
+            for (Size i = 0; i < inputs; ++i) to[i] *= scale[static_cast<std::size_t>(i)];
     }
     if (columns == 1) {
         std::memcpy(panel, rows_.data(), static_cast<std::size_t>(inputs) * sizeof(float));

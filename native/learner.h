@@ -83,6 +83,7 @@ class Learner {
     std::int64_t steps = 0;  // of the optimiser
 
     Size inputs = 0;      // of the network
+    std::vector<float> scale;  // [inputs]: factors for observations of bytes, or empty
     Size noise_size = 0;  // 0 without noisy layers
     // The normal numbers [noise_size] that the noise is made of: of each noisy layer, inputs then outputs.
     void set_noise(bool of_target, const float* drawn);

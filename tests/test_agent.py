@@ -286,7 +286,7 @@ def test_learning_again_continues() -> None:
     agent.learn(120)
     before = agent.agent.learner.parameters()
     agent.learn(80)
-    assert agent.run.step == 200 and agent.config.total_timesteps == 200
+    assert agent.run.step == 200 and agent.config.total_timesteps == TINY["total_timesteps"] == 300
     after = agent.agent.learner.parameters()
     assert any((before[name] != after[name]).any() for name in before)
     assert len(agent.run.replay) >= 195

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import upright
+from upright.cli.arguments import Train
+from upright.cli.parsing import parse
 from upright.settings.config import Config
 from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import PRESETS
@@ -90,6 +92,31 @@ def test_every_default_and_every_presets_value_is_the_codes(head: list[str], row
         for cell, config in zip(row[2:-1], [Config(), *presets], strict=True):
             expected = ", ".join(written(value_of(config, name, like), name) for name in names)
             assert re.sub(r" \(.*\)$", "", cell) == expected, row
+
+
+def published() -> Iterator[Any]:
+    """The command and the table of each page's section on Nature's numbers."""
+    for page in PAGES:
+        _, heading, text = page.read_text(encoding="utf-8").partition("\n## Nature's numbers\n")
+        if heading:
+            section = text.partition("\n## ")[0]
+            (command,) = re.findall(r"```sh\nupright train (.*?)```", section, re.DOTALL)
+            ((head, rows),) = tables(section)
+            yield pytest.param(command.replace("\\\n", " ").split(), head, rows, id=page.stem)
+
+
+@pytest.mark.parametrize(("words", "head", "rows"), published())
+def test_the_command_for_natures_numbers_has_the_published_ones(words: list[str], head: list[str], rows: Any) -> None:
+    assert head == ["Setting", "Preset `dqn`", "Published", "Source"]
+    config = parse("train", Train, words).config
+    changed = {"--preset"}
+    for setting, before, after, source in rows:
+        assert source
+        for name in quoted(setting):
+            changed.add(f"--{name.replace('_', '-')}")
+            assert before == written(value_of(PRESETS["dqn"], name, config), name), name
+            assert after == written(value_of(config, name), name), name
+    assert {word for word in words if word.startswith("--")} <= changed
 
 
 def test_every_loss_replay_and_preset_has_a_page_with_its_settings() -> None:

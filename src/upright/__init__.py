@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -111,6 +113,17 @@ def __getattr__(name: str) -> Any:
     value = importlib.import_module(f"upright.{_HOMES[name]}.{name}") if name == "losses" else getattr(home, name)
     globals()[name] = value
     return value
+
+
+class _FormerTrain(ModuleType):
+    """`upright.train` as it was a module: `from upright.train import train` is in scripts written for version 0.1."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("upright.loop"), name)
+
+
+# The import system looks here first, so `upright.train` itself stays the function.
+sys.modules.setdefault("upright.train", _FormerTrain("upright.train"))
 
 
 def __dir__() -> list[str]:

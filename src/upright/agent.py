@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +14,18 @@ from gymnasium import spaces
 
 import upright
 from upright import evaluation, files
+from upright.environments.actions import Actions
+from upright.environments.environment import encoding
 from upright.environments.saved_spaces import from_dict, to_dict
 from upright.environments.sources import EnvironmentSource, portable_name
-from upright.environments.spaces import Actions, Observations
+from upright.environments.spaces import Observations
 from upright.environments.trust import allowed_source, named_environment
-from upright.errors import RunError, UprightError
+from upright.errors import ObservationError, RunError, UprightError
 from upright.learners import Learner, NetworkSource, make_learner, parameter_forms, why_engine
 from upright.learners.problem import Problem
+from upright.messages import first_line
 from upright.settings.config import Config
-from upright.state import check_fit
+from upright.state import check_fit, generator_state, set_generator_state
 
 POLICY_SCHEMA = 2
 DESCRIPTION, PARAMETERS, NEXT_PARAMETERS = "policy.json", "policy.safetensors", "next.safetensors"
@@ -48,10 +53,12 @@ class Agent:
     ) -> None:
         """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
-        problem = Problem(observations.shape, observations.is_image, actions.n)
+        self.problem = Problem(
+            observations.shape, observations.is_image, actions.n, observations.scale, observations.structure
+        )
         if parameters is not None and network is None:
-            check_fit(parameters, parameter_forms(config, problem))
-        self.learner: Learner = make_learner(config, problem, seed, network)
+            check_fit(parameters, parameter_forms(config, self.problem))
+        self.learner: Learner = make_learner(config, self.problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
         self.has_own_network, self.trusted = network is not None, trusted
 
@@ -73,8 +80,7 @@ class Agent:
     @property
     def engine(self) -> str:
         """The engine, its device and the reason for it, as a human-readable line."""
-        problem = Problem(self.observations.shape, self.observations.is_image, self.actions.n)
-        why = why_engine(self.config, problem, self.has_own_network)
+        why = why_engine(self.config, self.problem, self.has_own_network)
         return f"engine {self.learner.engine} on {self.learner.device}: {why}"
 
     def act(
@@ -113,18 +119,16 @@ class Agent:
         observation: of the environment's own space, single or batched as Gymnasium's and SB3's vectors do
         state, episode_start: taken for compatibility; a policy without memory returns the state as it came
         deterministic: False explores as at the end of training: with exploration_final_eps, or noisy layers
-        action_masks: allowed actions, `[A]` or `[B, A]` (sb3-contrib's name)
+        action_masks: allowed actions, `[A]` or `[B, A]` (sb3-contrib's name); where the observation holds a mask that
+        the policy was trained with, it is read if none is given here
 
-        Returns (action, state), the action in the environment's own action space. Raises ValueError for an
-        observation that does not fit.
+        Returns (action, state), the action in the environment's own action space. Raises ObservationError, which is a
+        ValueError, for an observation or a mask that does not fit.
         """
-        obs, single = self.observations.encode_any(observation)
-        mask = None
-        if action_masks is not None:
-            rows = [action_masks] if single else action_masks
-            mask = np.stack([self.actions.mask(row) for row in rows])
-            if not mask.any(axis=1).all():
-                raise ValueError("action_masks forbids every action of an observation")
+        obs, single = self._encode(observation)
+        if action_masks is None:
+            action_masks = self.observations.mask(observation)
+        mask = None if action_masks is None else self._masks(action_masks, len(obs), single)
         if deterministic:
             number = self.greedy(obs, mask)
         else:
@@ -133,10 +137,34 @@ class Agent:
         return (action[0] if single else action), state
 
     def q_values(self, observation: Any) -> np.ndarray:
-        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`."""
-        obs, single = self.observations.encode_any(observation)
+        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`. Raises ObservationError for what does not fit."""
+        obs, single = self._encode(observation)
         q = self.learner.q_values(obs)
         return q[0] if single else q
+
+    def _encode(self, observation: Any) -> tuple[np.ndarray, bool]:
+        try:
+            return self.observations.encode_any(observation)
+        except (ValueError, TypeError, KeyError) as error:
+            hint = f"observations of this policy are of {self.observation_space}"
+            if isinstance(observation, tuple) and len(observation) in (2, 5) and isinstance(observation[-1], dict):
+                method = "reset" if len(observation) == 2 else "step"
+                rest = "info" if len(observation) == 2 else "reward, terminated, truncated, info"
+                hint = f"it is the tuple that {method}() returned, whose first part to give: observation, {rest} = …"
+            raise ObservationError(f"{first_line(error)}; {hint}.") from error
+
+    def _masks(self, action_masks: Any, count: int, single: bool) -> np.ndarray:
+        """The actions `[B, A]` that masks for so many observations allow."""
+        try:
+            rows = [action_masks] if single else list(action_masks)
+            if len(rows) != count:
+                raise ValueError(f"has {len(rows)} rows for {count} observations")
+            mask = np.stack([self.actions.mask(row) for row in rows]) if rows else np.empty((0, self.actions.n), bool)
+            if not mask.any(axis=1).all():
+                raise ValueError("forbids every action of an observation")
+        except (ValueError, TypeError) as error:
+            raise ObservationError(f"action_masks {first_line(error)}.") from error
+        return mask
 
     def evaluate(
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
@@ -187,6 +215,28 @@ class Agent:
         if named == {"size": len(content), "sha256": files.digest(content)}:
             files.rename(folder / NEXT_PARAMETERS, folder / PARAMETERS)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        """A copy that acts and learns by itself, with the same parameters, moments and random numbers to come."""
+        made, arguments = self.__reduce__()
+        copied = copy.deepcopy(arguments, memo)
+        twin: Agent = made(*copied)
+        twin.source = self.source
+        return twin
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        # What the spaces' encoding and the engine's arrays are made from. A source that cannot be pickled, such as a
+        # lambda, is left out, as `save` leaves it out: a policy acts without it.
+        return _copied, (
+            self.config,
+            self.observation_space,
+            self.action_space,
+            self.source if is_picklable(self.source) else None,
+            self.learner.own_network(),
+            self.learner.state(),
+            generator_state(self.random),
+            self.trusted,
+        )
+
     def _random_actions(self, mask: np.ndarray | None, count: int, random: np.random.Generator) -> np.ndarray:
         if mask is None:
             return random.integers(self.actions.n, size=count)
@@ -200,6 +250,39 @@ def greedy_actions(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Return argmax_a Q(s, a) over the allowed actions: values `[E, A]` → action numbers `[E]`."""
     best: np.ndarray = (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
     return best
+
+
+def is_picklable(source: Any) -> bool:
+    """True if another process can be sent this environment's source."""
+    try:
+        pickle.dumps(source)
+    except Exception:
+        return False
+    return True
+
+
+def _copied(
+    config: Config,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    source: EnvironmentSource | None,
+    network: NetworkSource | None,
+    state: Mapping[str, np.ndarray],
+    random: np.ndarray,
+    trusted: bool,
+) -> Agent:
+    """The agent that `Agent.__reduce__` took apart."""
+    observations, actions = encoding(observation_space, action_space, config)
+    agent = Agent(config, observations, actions, source, network=network, trusted=trusted)
+    agent.learner.load_state(state)
+    set_generator_state(agent.random, random)
+    return agent
+
+
+def saved_parameters(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The parameters of the policy in its folder or its run's. Raises RunError when there is none."""
+    folder, description = _described(folder)
+    return _parameters(folder, description.get("parameters"))
 
 
 def load(
@@ -218,24 +301,13 @@ def load(
     Loading itself runs nothing of what it reads. Raises RunError when the folder holds no whole policy, and
     MissingExtra when it needs PyTorch and that is not installed.
     """
-    folder = Path(folder)
-    if (folder / "policy").is_dir():
-        folder /= "policy"
-        if folder.is_symlink():
-            raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
-    if not (folder / DESCRIPTION).exists():
-        raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
-    description = files.read_sealed(folder / DESCRIPTION)
-    if description.get("schema") != POLICY_SCHEMA:
-        raise RunError(
-            f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "
-            f"reads schema {POLICY_SCHEMA}."
-        )
+    folder, description = _described(folder)
     parameters = _parameters(folder, description.get("parameters"))
     try:
         config = Config.from_file(description["config"])
-        observations = Observations(from_dict(description["observation_space"]), config.stretch_observations)
-        actions = Actions(from_dict(description["action_space"]))
+        observations, actions = encoding(
+            from_dict(description["observation_space"]), from_dict(description["action_space"]), config
+        )
         source, own_network = named_environment(description["env"]), description["own_network"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError) as error:
         raise RunError(f"{folder / 'policy.json'} does not describe a policy: {error}.") from error
@@ -250,6 +322,24 @@ def load(
     except ValueError as error:
         raise RunError(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}.") from error
     return agent
+
+
+def _described(given: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of a policy, which may be within the one given, and its policy.json. Raises RunError."""
+    folder = files.as_path(given)
+    if (folder / "policy").is_dir():
+        folder /= "policy"
+        if folder.is_symlink():
+            raise RunError(f"{folder} is a link, which is not followed out of a run's folder; give the folder itself.")
+    if not (folder / DESCRIPTION).exists():
+        raise RunError(f"There is no policy in {folder}: policy.json is missing; give the folder of a run.")
+    description = files.read_sealed(folder / DESCRIPTION)
+    if description.get("schema") != POLICY_SCHEMA:
+        raise RunError(
+            f"The policy in {folder} is of schema {description.get('schema')!r}, and upright {upright.__version__} "
+            f"reads schema {POLICY_SCHEMA}."
+        )
+    return folder, description
 
 
 def _parameters(folder: Path, named: Any) -> dict[str, np.ndarray]:

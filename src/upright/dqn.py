@@ -8,17 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from upright import files
+from upright.agent import Agent
 from upright.environments.sources import EnvironmentSource
 from upright.errors import Diverged, RunError, SettingError
-from upright.evaluation import Evaluation
+from upright.evaluation import Evaluation, check_seed
 from upright.learners import NetworkSource
-from upright.loop import train
+from upright.loop import checked_steps, train
 from upright.messages import logger
-from upright.runs.folders import seed_folder
+from upright.runs.description import planned_steps
+from upright.runs.folders import RunFolder, seed_folder
 from upright.runs.run import Run
 from upright.settings.config import Config
+from upright.settings.foreign_names import unknown_argument
 from upright.settings.presets import preset as find_preset
 from upright.views.terminal import Terminal
+
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")  # SB3's names for networks
 
 
 class DQN:
@@ -32,44 +38,84 @@ class DQN:
     preset: a name in `upright.PRESETS`, or a Config · settings: any field of `upright.Config`, over the preset's
     network: an `nn.Module`, or a factory of one, instead of the settings' (see `TorchLearner`)
     folder: the experiment's, where this run takes seed-<seed> for its metrics and policy; None keeps nothing
+    start_from: the folder of a saved policy, or of its run, with whose parameters the network begins
+    Copied with `copy.deepcopy`, it trains on by itself, on environments of its own and in no folder.
     Raises SettingError, SpaceError or EnvironmentFault, each with a message that says how to fix it.
     """
 
     def __init__(
         self,
-        env: EnvironmentSource,
+        env: EnvironmentSource | None = None,
+        /,
         *unexpected: Any,
         preset: str | Config = "default",
         seed: int = 0,
         network: NetworkSource | None = None,
         folder: str | os.PathLike[str] | None = None,
+        start_from: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        if unexpected or env in ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"):
+        by_name = settings.pop("env", None)
+        if unexpected or (env is not None and by_name is not None) or (isinstance(env, str) and env in POLICIES):
             raise SettingError(
                 "DQN takes one environment and then settings by name, DQN(env, net_arch=(64, 64)): it chooses the "
-                "network by the observations and needs no policy class."
+                "network by the observations and needs no policy class such as 'MlpPolicy'."
             )
+        env = by_name if env is None else env
+        if env is None:
+            raise SettingError("DQN needs an environment: DQN('CartPole-v1'), or DQN(MyEnv).")
         config = preset if isinstance(preset, Config) else find_preset(preset)
-        place = None if folder is None else seed_folder(Path(folder), seed)
+        place = None if folder is None else seed_folder(files.as_path(folder), check_seed(seed))
+        if start_from is not None:
+            settings["start_from"] = str(files.as_path(start_from, "start_from"))
+        # A total that is given spans all calls of `learn`; without one each call trains for as long as it says.
+        self._has_total = "total_timesteps" in settings or (
+            isinstance(preset, Config) and preset.total_timesteps != Config().total_timesteps
+        )
         config = config.override(**settings)
+        if place is not None and not self._has_total:
+            planned = planned_steps(RunFolder(place).experiment.config, config.total_timesteps)
+            config = config.override(total_timesteps=planned)
         self.run = Run(env, config, seed, place, network)
-        self.agent = self.run.agent
-        self._total_timesteps = config.total_timesteps  # of a call of `learn` without a number
+        self._said_of_schedules = False
+        self._steps = config.total_timesteps  # of a call of `learn` without a number
+
+    @property
+    def agent(self) -> Agent:
+        """The policy as it is now."""
+        return self.run.agent
 
     @property
     def config(self) -> Config:
         """Every setting, resolved."""
         return self.run.config
 
-    def learn(self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False) -> DQN:
+    def learn(
+        self, total_timesteps: int | None = None, progress_bar: bool = False, plot: bool = False, **unexpected: Any
+    ) -> DQN:
         """Train for that many steps, or for the setting's; called again, for that many more.
 
+        Where `DQN` was given total_timesteps, the schedules of ε and the learning rate span that many steps, over all
+        calls; a call that goes beyond extends them. Without it, they span what was asked for so far.
         progress_bar: show a panel in the terminal · plot: draw the returns while it learns, as `upright.live` does
         """
-        more = self._total_timesteps if total_timesteps is None else total_timesteps
-        self.run.extend(self.run.step + more)
-        reports = train(self.run)
+        for name in unexpected:
+            arguments = ("total_timesteps", "progress_bar", "plot")
+            raise SettingError(unknown_argument("learn", name, arguments, self.config.to_dict()))
+        for name, value in (("progress_bar", progress_bar), ("plot", plot)):
+            if not isinstance(value, bool):
+                raise SettingError(f"{name} is {value!r}, but it has to be True or False.")
+        more = self._steps if total_timesteps is None else checked_steps(total_timesteps)
+        end = self.run.step + more
+        if not self._has_total and self.run.step and not self._said_of_schedules:
+            self._said_of_schedules = True
+            logger.warning(
+                "learn() is called again, so the schedules of exploration and of the learning rate stretch to "
+                f"{end:,} steps and step back: DQN(…, total_timesteps=…) gives them one length for all calls."
+            )
+        if not self._has_total or end > self.config.total_timesteps:
+            self.run.extend(end)
+        reports = train(self.run, more)
         if plot:
             from upright.views.plot import live
 
@@ -78,8 +124,7 @@ class DQN:
         if progress_bar:
             from rich.console import Console
 
-            total = self.config.total_timesteps
-            terminal = Terminal(Console(), total, self.run.name, self.agent.engine, self.run.step)
+            terminal = Terminal(Console(), end, self.run.name, self.agent.engine, self.run.step)
         try:
             for progress in reports:
                 if terminal is not None:
@@ -109,9 +154,13 @@ class DQN:
         """See `Agent.predict`."""
         return self.agent.predict(observation, state, episode_start, deterministic, action_masks)
 
-    def evaluate(self, episodes: int = 100, seed: int = 0) -> Evaluation:
-        """Greedy episodes on fresh environments; see `Agent.evaluate`."""
-        return self.agent.evaluate(episodes, seed)
+    def q_values(self, observation: Any) -> np.ndarray:
+        """See `Agent.q_values`."""
+        return self.agent.q_values(observation)
+
+    def evaluate(self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None) -> Evaluation:
+        """Greedy episodes on fresh environments, or on those of `env`; see `Agent.evaluate`."""
+        return self.agent.evaluate(episodes, seed, env)
 
     def close(self) -> None:
         """Close the environments, with their workers, and the metrics file."""

@@ -28,6 +28,10 @@ class SpaceError(UprightError):
     """An observation or action space that this family of algorithms cannot learn on."""
 
 
+class ObservationError(UprightError, ValueError):
+    """An observation, or an action mask, that a policy was given and that is not of its environment's kind."""
+
+
 class EnvironmentFault(UprightError):
     """An environment could not be made, raised, or returned something that it must not."""
 

@@ -127,7 +127,8 @@ def check_request(episodes: int, seed: Any) -> None:
     check_seed(seed)
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse a seed that is no whole number from 0 on."""
+def check_seed(seed: Any) -> int:
+    """Return a seed; refuse one that is not a whole number from 0 on."""
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
         raise SettingError(f"seed is {seed!r}, but it has to be a whole number, 0 or more.")
+    return int(seed)

@@ -33,6 +33,13 @@ LARGEST_HEADER = 8 * 2**20  # bytes of names and shapes in a safetensors file; t
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 
+def as_path(given: Any, what: str = "folder") -> Path:
+    """The path that a user gave. Raises RunError for what is none."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise RunError(f"{what} is {given!r}, but it has to be a path, as text or as a pathlib.Path.")
+    return Path(given)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file under another name, on to the disk, and rename it: no reader, and no crash, leaves half of it."""
     temporary = _beside(path)

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from upright.errors import EnvironmentFault
+from upright.errors import EnvironmentFault, SettingError
 from upright.messages import logger
 from upright.runs.metrics import Progress
 from upright.runs.run import Run
 from upright.settings.config import Config
 
 
-def train(run: Run) -> Iterator[Progress]:
+def train(run: Run, steps: int | None = None) -> Iterator[Progress]:
     """Train to `run.config.total_timesteps`, yielding what happened every `log_interval` steps and at the end.
 
+    steps: stop after that many steps of this call, if that is before the run's end; schedules span the whole run
     Iterate it for metrics, a plot or an early stop; it may be left and begun again at any yield, and after a fault or
     Ctrl-C too, with new episodes. A run with a folder gets a checkpoint every `checkpoint_every` steps and at the end;
     `run.stop()` ends it after the step that it is in.
     """
+    if not isinstance(run, Run):
+        raise SettingError(f"run is {run!r}, but it has to be an upright.Run: train(upright.Run(env, config)).")
     config, began = run.config, (time.perf_counter(), run.step)
-    if config.learning_starts >= config.total_timesteps:
-        logger.warning(
-            f"Nothing will be learned: learning_starts ({config.learning_starts:,}) is not below "
-            f"total_timesteps ({config.total_timesteps:,})."
-        )
+    end = config.total_timesteps if steps is None else min(config.total_timesteps, run.step + checked_steps(steps))
+    if run.step == 0:
+        warn_of_settings(config)
     if run.interrupted:
         run.restart()
     try:
-        while run.step < config.total_timesteps and not run.stopping:
+        while run.step < end and not run.stopping:
             run.interrupted = True  # until the end of this step
             epsilon = exploration_rate(config, run.step)
             action, explored = run.agent.act(run.obs, run.mask, epsilon, run.random)
@@ -39,14 +42,18 @@ def train(run: Run) -> Iterator[Progress]:
                 continue
             for transition in run.nstep.push(run.obs, action, run.mask, outcome, explored):
                 run.replay.push(*transition)
-            steps = run.advance(outcome)
-            learn(run, steps)
-            progress = report(run, steps, epsilon, began)
-            if is_due(config.checkpoint_every, steps) or run.step >= config.total_timesteps:
+            taken = run.advance(outcome)
+            learn(run, taken)
+            progress = report(run, taken, epsilon, began, end)
+            if is_due(config.checkpoint_every, taken) or run.step >= end:
                 run.checkpoint()
             run.interrupted = False
             if progress is not None:
                 yield progress
+        if run.updates == 0 and run.step >= config.total_timesteps >= first_update(config):
+            logger.warning(
+                f"Nothing was learned in {run.step:,} steps: the memory never held a batch when one was due."
+            )
     finally:
         run.flush()  # the episodes since the last report, where a fault or Ctrl-C came before the next
 
@@ -64,14 +71,14 @@ def learn(run: Run, steps: range) -> None:
             learner.update_target()
 
 
-def report(run: Run, steps: range, epsilon: float, began: tuple[float, int]) -> Progress | None:
+def report(run: Run, steps: range, epsilon: float, began: tuple[float, int], end: int) -> Progress | None:
     """Evaluate and report where one of these steps is due for it, and answer other processes; None where none is.
 
-    began: when this call of `train` began, in seconds, and at which step
+    began, end: when this call of `train` began, in seconds, at which step, and at which it ends
     """
     config = run.config
     evaluating = is_due(config.eval_freq, steps)
-    if not (evaluating or is_due(config.log_interval, steps) or run.step >= config.total_timesteps):
+    if not (evaluating or is_due(config.log_interval, steps) or run.step >= end):
         return None
     now, (since, first_step) = time.perf_counter(), began
     metrics = {
@@ -98,6 +105,44 @@ def report(run: Run, steps: range, epsilon: float, began: tuple[float, int]) -> 
     progress = run.report(metrics)
     run.answer()
     return progress
+
+
+def warn_of_settings(config: Config) -> None:
+    """Log where these settings leave no update to be made, or little time for it."""
+    total, starts = config.total_timesteps, config.learning_starts
+    first = first_update(config)
+    if starts >= total:
+        logger.warning(
+            f"Nothing will be learned: learning_starts ({starts:,}) is not below total_timesteps ({total:,})."
+        )
+    elif first > total:
+        logger.warning(
+            f"Nothing will be learned: with learning_starts {starts:,}, batch_size {config.batch_size:,} and "
+            f"train_freq {config.train_freq:,} the first update would come at step {first:,}, after total_timesteps "
+            f"({total:,})."
+        )
+    elif config.exploration_time_constant is None and starts >= (span := config.exploration_fraction * total) > 0:
+        after = config.exploration_after_learning_starts
+        logger.warning(
+            f"learning_starts ({starts:,}) is long for total_timesteps ({total:,}): "
+            + (f"exploration falls from step {starts:,} to {starts + span:,.0f} only" if after else "exploration has")
+            + (", after random play;" if after else f" fallen by step {span:,.0f}, before the first update;")
+            + " lower learning_starts, or train for longer."
+        )
+
+
+def first_update(config: Config) -> int:
+    """The step of the first update, if every step so far has put a transition into the memory."""
+    enough = max(config.learning_starts + 1, config.batch_size)
+    return math.ceil(enough / config.train_freq) * config.train_freq
+
+
+def checked_steps(steps: Any) -> int:
+    """A number of steps to train for, which may be written 1e5. Raises SettingError for anything else."""
+    is_number = isinstance(steps, (numbers.Integral, float)) and not isinstance(steps, bool)
+    if is_number and steps >= 1 and float(steps).is_integer():
+        return int(steps)
+    raise SettingError(f"The number of steps is {steps!r}, but it has to be a whole number, 1 or more.")
 
 
 def exploration_rate(config: Config, step: int) -> float:

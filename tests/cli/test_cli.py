@@ -129,6 +129,8 @@ def test_environment_arguments_and_wrappers(capsys) -> None:
         ("train CartPole-v1 --discretize 3", "CartPole-v1 has Discrete(2); leave it out"),
         ("train CartPole-v1 --lr 1e-3", "There is no option '--lr'. Did you mean '--learning-rate'?"),
         ("train CartPole-v1 --lr=1e-3", "There is no option '--lr=1e-3'. Did you mean '--learning-rate'?"),
+        ("train CartPole-v1 --verbose 1", "There is no option '--verbose': learn(progress_bar=True) shows a panel"),
+        ("train CartPole-v1 --tensorboard-log=logs", "There is no option '--tensorboard-log=logs': the metrics are in"),
         ("train CartPole-v1 --learning-rat 1", "Did you mean '--learning-rate'"),
         ("train CartPole-v1 --double", "Did you mean '--loss.double'?"),
         ("train CartPole-v1 --num-atoms 7", "with these settings: choose --loss categorical, then --loss.atoms."),

@@ -196,9 +196,28 @@ def test_a_space_goes_through_json(tmp_path) -> None:
     assert read_space(tmp_path / "space.json") == SPACE
 
 
+def test_a_range_of_whole_numbers_may_be_written_as_1e3(tmp_path) -> None:
+    written = {
+        "target_update_interval": {"low": 5e1, "high": 1e3, "log": True},
+        "gamma": {"low": 0.0, "high": 1.0},
+        "loss": ["quantile"],
+        "loss.quantiles": {"low": 1, "high": 1e2},
+        "batch_size": [3.2e1, 64],
+    }
+    (tmp_path / "space.json").write_text(json.dumps(written))
+    space = read_space(tmp_path / "space.json")
+    check_space(space, Config())
+    ends = [type(end) for name in ("target_update_interval", "loss.quantiles", "gamma") for end in space[name].ends()]
+    assert ends == [int, int, int, int, float, float]
+    for _, config in draws(space, Config(), 20):  # any other number than a whole one would be refused
+        assert 50 <= config.target_update_interval <= 1000 and 1 <= config.loss.quantiles <= 100
+        assert type(config.batch_size) is int and config.batch_size in (32, 64)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
+        ({"n_steps": {"low": 1, "high": 2.5}}, "n_steps is 2.5, but it has to be a whole number."),
         ({}, "space.json has no setting to search."),
         ({"gamma": []}, "gamma in space.json has to be a list of values, as in [1, 3, 5]"),
         ({"gamma": 0.9}, "gamma in space.json has to be a list of values"),

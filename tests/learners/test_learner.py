@@ -23,6 +23,7 @@ from configurations import (
     bootstraps,
     plain,
 )
+from engines import ENGINES
 from learner_properties import advance, assert_a_state_goes_on, assert_equal_states, random_batch
 from upright.errors import SettingError
 from upright.learners import make_learner, moments
@@ -66,6 +67,47 @@ def assert_same(actual, expected, tolerance=0.0):
         torch.testing.assert_close(
             value, expected[name], rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+# Nature's optimiser
+
+
+def natures_step(gradients, rate):
+    """The last of these steps of centred RMSprop as Mnih 2015's code takes them with a batch's sum, and the variance."""
+    mean = square = 0.0
+    for gradient in gradients:
+        mean = 0.95 * mean + 0.05 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+    variance = square - mean**2
+    return rate * gradients[-1] / np.sqrt(variance + 0.01), variance
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("scale", [1e-3, 1e-1, 3.0, 1e4])
+def test_the_dqn_presets_steps_are_natures(engine, scale):
+    """At most 1/√2 shorter, for the constant stands beside the root, and alike where the variance is far from it."""
+    dqn = preset("dqn").override(net_arch=(), engine=engine, device="cpu")
+    learner = make_learner(dqn, PROBLEM, 0)
+    gradients = []
+    for update in range(5):
+        observations = scale * np.random.default_rng(update).standard_normal((32, 4), np.float32)
+        # Errors beyond ±1, whose clipped gradient is ±1, whatever the parameters are.
+        rewards = np.where(np.arange(32) % 3, 1e9, -1e9)
+        batch = random_batch(32, update, obs=observations, reward=rewards, discount=np.zeros(32))
+        # Plain descent at rate 1 moves the parameters by the mean gradient.
+        plain_descent = make_learner(dqn.override(optimizer="sgd"), PROBLEM, 0)
+        start = flat(plain_descent)
+        plain_descent.update(batch, 1.0)
+        gradients.append(32 * (start - flat(plain_descent)).astype(np.float64))
+        expected, variance = natures_step(gradients, dqn.learning_rate)
+        before = flat(learner).astype(np.float64)
+        learner.update(batch, dqn.learning_rate)
+        exact = np.abs(expected) > 1e-5 * np.abs(before)  # in float32
+        ratio = (before - flat(learner))[exact] / expected[exact]
+        assert ratio.min() > 0.7 and ratio.max() < 1.01
+        far = np.abs(np.log10(variance[exact] / 0.01)) > 3
+        assert far.any() or scale in (1e-1, 3.0)
+        assert (ratio[far] > 0.96).all()
 
 
 # The PyTorch tutorial
@@ -510,7 +552,7 @@ def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
 @pytest.mark.parametrize(
     ("settings", "network", "message"),
     [
-        ({}, nn.Linear(4, 2), "network maps observations (2, 4) to (2, 2), but the loss needs (2, 3)"),
+        ({}, nn.Linear(4, 2), "network maps observations of shape (2, 4) to (2, 2), but the loss needs (2, 3)"),
         ({}, nn.Unflatten(1, (4, 1)), "no parameters"),
         ({}, nn.Sequential(), "no parameters"),
         ({}, nn.Linear(4, 3).requires_grad_(False), "no parameters to train"),
@@ -519,7 +561,7 @@ def test_a_network_of_ones_own_learns_and_the_original_stays(kind, as_factory):
         (
             {"loss": Categorical(atoms=7)},
             nn.Linear(4, 3),
-            "network maps observations (2, 4) to (2, 3), but the loss needs (2, 3, 7)",
+            "network maps observations of shape (2, 4) to (2, 3), but the loss needs (2, 3, 7)",
         ),
         ({"loss": Quantile(quantiles=5)}, nn.Linear(4, 15), "the loss needs (2, 3, 5)"),
         ({"dueling": True}, nn.Linear(4, 3), "dueling"),

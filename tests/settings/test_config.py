@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 
 from configurations import bootstraps, options
 from drawn_settings import values_of
+from upright.cli.arguments import Train
+from upright.dqn import DQN
 from upright.errors import SettingError
 from upright.settings.config import Config
-from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.foreign_names import FOREIGN_NAMES, INSTEAD, SCHEDULES
 from upright.settings.kinds import KINDS, Categorical, Munchausen, QLearning, Quantile
 from upright.settings.presets import PRESETS, preset
 
@@ -77,6 +80,17 @@ def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accept
         ({"batch_size": "64"}, "batch_size is '64', but it has to be a whole number."),
         ({"batch_size": 64.5}, "batch_size is 64.5, but it has to be a whole number."),
         ({"batch_size": True}, "batch_size is True, but it has to be a whole number."),
+        ({"batch_size": math.nan}, "batch_size is nan, but it has to be a whole number."),
+        ({"batch_size": math.inf}, "batch_size is inf, but it has to be a whole number."),
+        ({"batch_size": np.float32(64.5)}, "but it has to be a whole number."),
+        ({"net_arch": (64, 6.5)}, "net_arch is (64, 6.5), but it has to be a list, each a whole number."),
+        ({"learning_rate": lambda progress: progress}, "learning_rate is a function, but it has to be a number: learning_rate_schedule='linear' lets it fall"),
+        ({"learning_rate": functools.partial(pow, 2)}, "learning_rate is a partial, but it has to be a number: learning_rate_schedule"),
+        ({"exploration_final_eps": lambda step: 0.1}, "exploration_final_eps is a function, but it has to be a number: ε falls linearly from"),
+        ({"gamma": lambda step: 0.9}, "gamma is a function, but it has to be a number."),
+        ({"optimizer": np.zeros(2)}, "optimizer is array([0., 0.]), but it has to be one of adam"),
+        ({"optimizer": lambda step: 0.9}, "optimizer is a function, but it has to be one of adam"),
+        ({"learning_rate": "0.001"}, "learning_rate is '0.001', but it has to be a number."),
         ({"gamma": "high"}, "gamma is 'high', but it has to be a number."),
         ({"gamma": math.nan}, "gamma is nan, but it has to lie in [0, 1]."),
         ({"noisy": 1}, "noisy is 1, but it has to be true or false."),
@@ -85,6 +99,11 @@ def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accept
         *[({"loss": 3}, f"{cls.__name__}(…)") for cls in KINDS["loss"].values()],
         ({"loss": "c52"}, f"loss is 'c52', but it has to be one of {', '.join(KINDS['loss'])}"),
         ({"lr": 1e-3}, "There is no setting 'lr'. Did you mean 'learning_rate'?"),
+        ({"verbose": 1}, "There is no setting 'verbose': learn(progress_bar=True) shows a panel"),
+        ({"tensorboard_log": "logs"}, "There is no setting 'tensorboard_log': the metrics are in metrics.jsonl"),
+        ({"policy": "MlpPolicy"}, "There is no setting 'policy': the network follows from the observations"),
+        ({"num_atoms": 7}, "There is no setting 'num_atoms'. Did you mean 'atoms' in 'loss', as in loss=QLearning(double=True)"),
+        ({"prioritized_replay_alpha": 0.5}, "Did you mean 'alpha' in 'replay', as in replay=Prioritised(alpha=0.6)?"),
         ({"learning_rte": 1e-3}, "There is no setting 'learning_rte'. Did you mean 'learning_rate'"),
         ({"batch_size": 100, "buffer_size": 99}, "batch_size (100) is above buffer_size (99)"),
         ({"max_grad_norm": 1.0, "max_grad_value": 1.0}, "both clip the gradient"),
@@ -93,7 +112,7 @@ def test_values_just_outside_each_range_are_refused_and_the_bounds_inside_accept
         ({"munchausen": True, "loss": QLearning(double=True)}, "munchausen and loss.double cannot be combined"),
         ({"munchausen": True, "loss": Quantile(double=True)}, "munchausen and loss.double cannot be combined"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(settings: dict, sentence: str) -> None:
     with pytest.raises(SettingError) as refused:
         Config().override(**settings)
@@ -109,14 +128,59 @@ def test_a_support_needs_its_ends_in_order() -> None:
 
 def test_every_foreign_name_leads_to_a_setting() -> None:
     known = {field.name for field in dataclasses.fields(Config)}
-    known |= {f"loss.{field.name}" for kind in KINDS["loss"].values() for field in dataclasses.fields(kind)}
-    assert set(FOREIGN_NAMES.values()) <= known
+    inner = {
+        f"{part}.{field.name}" for part in KINDS for kind in KINDS[part].values() for field in dataclasses.fields(kind)
+    }
+    assert set(FOREIGN_NAMES.values()) <= known | inner
     assert not set(FOREIGN_NAMES) & known
+    assert set(SCHEDULES) <= known | {name.partition(".")[2] for name in inner}
+
+
+def test_what_to_do_instead_of_a_foreign_setting_exists() -> None:
+    known = {field.name for field in dataclasses.fields(Config)}
+    # `learn` has no log_interval of its own, which in SB3 counts episodes.
+    assert not set(INSTEAD) & (known | set(FOREIGN_NAMES)) - {"log_interval"}
+    arguments = {name for each in (DQN.__init__, DQN.learn) for name in inspect.signature(each).parameters}
+    options = {field.name for field in dataclasses.fields(Train)} | known
+    for text in (*INSTEAD.values(), *SCHEDULES.values()):
+        assert text[-1] not in ".?"
+        outside = re.sub(r"\w+\((?!…)[^()]*=[^()]*\)", "", text.replace("learn(progress_bar=True)", ""))
+        assert set(re.findall(r"(\w+)=", outside)) <= known | arguments
+        assert {name.replace("-", "_") for name in re.findall(r"--([\w-]+)", text)} <= options
+
+
+def test_an_argument_that_learn_does_not_have_is_answered() -> None:
+    agent = DQN("CartPole-v1")
+    for name, sentence in {
+        "callback": "learn has no argument 'callback': iterate over upright.train(upright.Run(env, config)), which",
+        "log_interval": "learn has no argument 'log_interval': it is a setting, in steps: DQN(…, log_interval=500).",
+        "reset_num_timesteps": "learn has no argument 'reset_num_timesteps': learn continues where it stopped",
+        "tb_log_name": "learn has no argument 'tb_log_name': a run's folder names",
+        "gamma": "learn has no argument 'gamma': it is a setting of the agent, DQN(…, gamma=…).",
+        "lr": "learn has no argument 'lr': it is a setting of the agent, DQN(…, learning_rate=…).",
+        "num_atoms": "it is a setting of the agent, DQN(…, loss=…), as in loss=QLearning(double=True) or",
+        "timesteps": "learn has no argument 'timesteps'. Did you mean 'total_timesteps'?",
+        "progres_bar": "learn has no argument 'progres_bar'. Did you mean 'progress_bar'?",
+        "colour": "learn has no argument 'colour'.",
+    }.items():
+        with pytest.raises(SettingError, match=re.escape(sentence)):
+            agent.learn(300, **{name: 4})
+    assert agent.run.step == 0
+    agent.close()
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
     config = Config(batch_size=np.int64(32), gamma=np.float32(0.5))
     assert type(config.batch_size) is int and type(config.gamma) is float and config.gamma == 0.5
+
+
+@pytest.mark.parametrize("value", [1e5, 100_000.0, np.float32(1e5), np.float64(1e5), np.int32(100_000)])
+def test_a_whole_float_is_a_count(value: float) -> None:
+    config = Config(total_timesteps=value, discretize=np.float64(11), net_arch=(64.0, 32), loss=Quantile(quantiles=5e1))
+    assert config == Config(total_timesteps=100_000, discretize=11, net_arch=(64, 32), loss=Quantile(quantiles=50))
+    counts = (config.total_timesteps, config.discretize, config.net_arch[0], config.loss.quantiles)
+    assert {type(count) for count in counts} == {int}
+    assert Config.from_dict(json.loads('{"total_timesteps": 1e5}')).total_timesteps == 100_000
 
 
 def test_settings_are_frozen() -> None:
@@ -179,6 +243,20 @@ def test_presets_are_all_there_and_differ() -> None:
     assert PRESETS["default"] == Config()
     with pytest.raises(SettingError, match="There is no preset 'rainbw'. Did you mean 'rainbow'?"):
         preset("rainbw")
+
+
+def test_the_dqn_preset_has_the_numbers_of_natures_code() -> None:
+    dqn = PRESETS["dqn"]
+    assert (dqn.total_timesteps, dqn.buffer_size, dqn.learning_starts) == (50_000_000, 1_000_000, 50_000)
+    assert (dqn.batch_size, dqn.train_freq, dqn.gradient_steps, dqn.gamma, dqn.n_steps) == (32, 4, 1, 0.99, 1)
+    assert (dqn.exploration_initial_eps, dqn.exploration_final_eps) == (1.0, 0.1)
+    assert dqn.exploration_fraction * dqn.total_timesteps == 1_000_000
+    assert (dqn.optimizer, dqn.learning_rate, dqn.learning_rate_schedule) == ("rmsprop", 2.5e-4, "constant")
+    # 0.01 under the root with the sum of 32 gradients; beside the root with their mean.
+    assert dqn.optimizer_eps == pytest.approx(math.sqrt(0.01) / 32)
+    assert (dqn.tau, dqn.target_update_interval) == (1.0, 10_000)  # steps, in the code
+    assert (dqn.max_grad_norm, dqn.max_grad_value, dqn.weight_decay) == (None, None, 0.0)
+    assert dqn.loss == QLearning(error="huber")  # whose gradient is δ clipped to ±1
 
 
 def test_the_tutorial_preset_has_the_tutorials_numbers() -> None:

@@ -14,7 +14,6 @@ from upright.settings.config import Config
 
 SETTINGS = {each.name for each in dataclasses.fields(Config)} | {"preset"}
 TOGETHER = ("env_kwargs", "wrapper")  # settings whose words are one value
-LISTS = ("net_arch",)
 MOST_POINTS = 1_000
 
 
@@ -43,14 +42,7 @@ def _alternatives(option: str, values: list[str]) -> list[list[str]]:
     setting = _setting(option)
     if setting.partition(".")[0] not in SETTINGS or setting in TOGETHER or not values:
         return [[option, *values]]
-    return [_one(option, setting, value) for value in values]
-
-
-def _one(option: str, setting: str, value: str) -> list[str]:
-    if value.lower() in ("true", "false"):
-        parent, dot, name = option.removeprefix("--").rpartition(".")
-        return [f"--{parent}{dot}{'' if value.lower() == 'true' else 'no-'}{name}"]
-    return [option, *value.split(",")] if setting in LISTS else [option, value]
+    return [[option, value] for value in values]
 
 
 def point_name(swept: Sequence[str], arguments: Any) -> str:

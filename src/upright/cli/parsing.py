@@ -4,9 +4,8 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import re
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,14 @@ import tyro
 
 from upright.cli.arguments import Resume, Sweep, Train, Tune
 from upright.cli.grid import expand, point_name
+from upright.cli.values import TRUTH, not_a_switch_value, registry, switch_name, switches, without_values
 from upright.errors import SettingError, did_you_mean
 from upright.settings.config import Config
-from upright.settings.foreign_names import FOREIGN_NAMES
+from upright.settings.foreign_names import FOREIGN_NAMES, INSTEAD
 from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import preset
+
+ENVIRONMENT = ("--env", "--env-id", "--env-name", "--task")  # as other libraries' scripts call it
 
 
 def parse(command: str, form: type, words: list[str]) -> Any:
@@ -40,6 +42,11 @@ def parse(command: str, form: type, words: list[str]) -> Any:
 
 def _parse(command: str, form: type, words: list[str]) -> Any:
     """Tyro's own words about a mistake become one sentence."""
+    # What follows a switch in other commands may be the folder of a run, whatever its name.
+    values = tuple(TRUTH) if issubclass(form, Train) else ("true", "false")
+    words, changed = without_values(words, switches(form), values)
+    if changed and form is not Sweep and "--quiet" not in words:
+        print(f"upright: A switch takes no value; this is understood as {' '.join(changed)}.", file=sys.stderr)
     default: Any = {"default": _chosen(form, words)} if issubclass(form, Train) else {}
     printed = io.StringIO()
     try:
@@ -49,7 +56,7 @@ def _parse(command: str, form: type, words: list[str]) -> Any:
                 prog=f"upright {command}",
                 args=words,
                 return_unknown_args=True,
-                registry=_registry(),
+                registry=registry(),
                 config=(tyro.conf.AvoidSubcommands,),
                 **default,
             )
@@ -64,7 +71,7 @@ def _parse(command: str, form: type, words: list[str]) -> Any:
 
 def _chosen(form: type[Train], words: list[str]) -> Any:
     """Return the settings to start from: the preset, with the kinds of loss, replay and Munchausen asked for."""
-    if any(word.partition("=")[0] == "--env" for word in words):
+    if any(word.partition("=")[0].replace("_", "-") in ENVIRONMENT for word in words):
         command = form.__name__.lower()
         raise SettingError(f"The environment stands by itself, without --env: upright {command} CartPole-v1.")
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -106,42 +113,6 @@ def _kind_name(setting: str, value: Any) -> str:
     return next(name for name, cls in KINDS[setting].items() if isinstance(value, cls))
 
 
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Teach tyro `--env-kwargs key=value …`, each value JSON where it can be read so, else text."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def env_kwargs(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        if info.type_origin is not Mapping:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="KEY=VALUE ...",
-            instance_from_str=_pairs,
-            is_instance=lambda value: isinstance(value, Mapping),
-            str_from_instance=lambda value: [f"{key}={json.dumps(each)}" for key, each in value.items()],
-        )
-
-    return registry
-
-
-def _pairs(words: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not (key and equals):
-            raise SettingError(
-                f"--env-kwargs takes key=value, and {word!r} is none; write --env-kwargs is_slippery=false."
-            )
-        try:
-            values[key] = json.loads(text)
-        except (ValueError, RecursionError):
-            values[key] = {"True": True, "False": False, "None": None}.get(text, text)
-    return values
-
-
 def _one_sentence(printed: str) -> str:
     """The first paragraph of tyro's report below its title, which stands in the frame or above a rule."""
     framed = "│" in printed
@@ -159,12 +130,17 @@ def _one_sentence(printed: str) -> str:
 
 def _unknown_word(word: str, form: type, words: list[str]) -> str:
     if not word.startswith("-"):
+        before, _ = switch_name(words[words.index(word) - 1]) if words.index(word) else ("", True)
+        if before in switches(form):
+            return not_a_switch_value(before, word)
         return f"There is no place for {word!r}: put options first in the form --name value."
     name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
     known = [each.name for each in dataclasses.fields(form) if each.name not in ("settings", "given")]
     if form is Resume and name.partition(".")[0] in [each.name for each in dataclasses.fields(Config)]:
         return f"A resumed run keeps its settings: {word!r} cannot change; only --total-timesteps can. Train a new run."
     if issubclass(form, Train):
+        if name in INSTEAD and name not in known:
+            return f"There is no option {word!r}: {INSTEAD[name]}."
         known += [each.name for each in dataclasses.fields(Config)]
         name = FOREIGN_NAMES.get(name, name)
         config = _chosen(form, words).config

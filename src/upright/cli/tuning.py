@@ -12,6 +12,7 @@ from typing import Any
 
 from upright.cli.arguments import Tune
 from upright.cli.experiments import follow, seeds_of
+from upright.cli.values import as_words
 from upright.comparison.statistics import Estimate
 from upright.dashboard import beside
 from upright.errors import SettingError
@@ -154,7 +155,7 @@ def _command(arguments: Tune, study: Study) -> str:
     if study.config.wrapper:  # a file's word is not taken for what imports a module
         words += ["--wrapper", *study.config.wrapper]
     if study.config.env_kwargs:
-        words += ["--env-kwargs", *(f"{key}={json.dumps(value)}" for key, value in study.config.env_kwargs.items())]
+        words += ["--env-kwargs", *as_words(study.config.env_kwargs)]
     return shlex.join(words)
 
 

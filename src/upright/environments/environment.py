@@ -7,8 +7,11 @@ taken again.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,16 +19,22 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from upright.environments.actions import Actions
+from upright.environments.claims import claim
+from upright.environments.masks import Masks, observed_mask
 from upright.environments.playing import Playing
 from upright.environments.sources import EnvironmentSource, describe, make
-from upright.environments.spaces import Actions, Observations
+from upright.environments.spaces import Observations
 from upright.errors import EnvironmentFault
-from upright.messages import first_line
+from upright.messages import first_line, logger
 from upright.settings.config import Config
 
 # Stands for an environment's index where a policy is evaluated, so that no training episode is evaluated on.
 EVALUATION_INDEX = 2**32 - 1
 FLAGS = (bool, np.bool_)
+DEFAULT = Config()
+# Python's message for a wrapper that unpacks too few or too many values, or one that has none.
+UNPACKED = re.compile(r"values to unpack \(expected \d+(?:, got (\d+))?\)|cannot unpack non-iterable (\w+)")
 
 
 def episode_seed(run_seed: int, index: int, episode: int) -> int:
@@ -33,12 +42,24 @@ def episode_seed(run_seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
 
 
+def encoding(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], config: Config
+) -> tuple[Observations, Actions]:
+    """How these settings encode an environment's observations, and number its actions. Raises SpaceError."""
+    actions = Actions(action_space)
+    mask_key = observed_mask(observation_space, actions, config.action_masks)
+    keys, scale = config.observation_keys, config.scale_integers
+    return Observations(observation_space, config.stretch_observations, scale, keys, mask_key), actions
+
+
 class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """One environment with encoded observations, numbered actions, seeded episodes and named faults.
 
-    reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`. Observations are
-    `Observations.encode`d, actions are numbers 0 … n−1, and info holds nothing but "action_mask" (bool `[n]`), if
-    the environment has masks. Every fault is an EnvironmentFault that names environment, episode, step and field.
+    reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`, from which the environment's
+    spaces are seeded, too. Observations are `Observations.encode`d, actions are numbers 0 … n−1, and info holds nothing
+    but "action_mask" (bool `[n]`), if the environment has masks. Every fault is an EnvironmentFault that names
+    environment, episode, step and field; one of close() is only logged.
+    notify: told what its user should know of how the environment is read (see `upright.make`)
     """
 
     def __init__(
@@ -47,13 +68,15 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         name: str,
         run_seed: int,
         index: int,
+        config: Config = DEFAULT,
         first_episode: int = 0,
-        stretch: bool = False,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(env)
         self.name, self.run_seed, self.index = name, run_seed, index
-        self.observations = Observations(env.observation_space, stretch)
-        self.actions = Actions(env.action_space)
+        self._release = claim(self, env, name)
+        self._spaces = _own_spaces(env)
+        self.observations, self.actions = encoding(env.observation_space, env.action_space, config)
         self.observation_space = (
             spaces.Box(0, 255, self.observations.shape, np.uint8)
             if self.observations.dtype == np.uint8
@@ -62,7 +85,11 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.actions.n)
         self.episode = first_episode - 1
         self.episode_step = 0
-        self.has_masks: bool | None = None
+        self.masks = Masks(env, self.actions, config.action_masks, self.observations.mask_key)
+        self._chose_masks = False
+        self._notify = notify
+        for notice in self.observations.notices():
+            notify(notice)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -72,16 +99,19 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         self.episode_step = 0
         if seed is None:
             seed = episode_seed(self.run_seed, self.index, self.episode)
+        for number, space in enumerate(self._spaces, start=1):
+            space.seed((seed + number) % 2**32)  # not the environment's own seed: its draws are to be others
         try:
             result = self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise self._fault(f"reset() raised {type(error).__name__}: {first_line(error)}") from error
+            raise self._fault(raised("reset", error)) from error
         if not (isinstance(result, tuple) and len(result) == 2):
             raise self._fault(f"reset() returned {_shape_of(result)}, not (observation, info)")
         observation, info = result
-        if self.has_masks is None:
-            self.has_masks = isinstance(info, dict) and "action_mask" in info
-        return self._encode(observation), self._masks(info, ended=False)
+        if not self._chose_masks:
+            self._chose_masks = True
+            self._choose_masks(info)
+        return self._encode(observation), self._masks(info, observation, ended=False)
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take the action with this number."""
@@ -89,7 +119,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         try:
             result = self.env.step(self.actions.decode(int(action)))
         except Exception as error:
-            raise self._fault(f"step() raised {type(error).__name__}: {first_line(error)}") from error
+            raise self._fault(raised("step", error)) from error
         if not (isinstance(result, tuple) and len(result) == 5):
             raise self._fault(
                 f"step() returned {_shape_of(result)}, not (observation, reward, terminated, truncated, info)"
@@ -108,7 +138,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             reward,
             bool(terminated),
             bool(truncated),
-            self._masks(info, ended=bool(terminated or truncated)),
+            self._masks(info, observation, ended=bool(terminated or truncated)),
         )
 
     def retake(self, playing: Sequence[Playing]) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -143,22 +173,30 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             raise self._fault(f"the reward is {reward!r}, not a number")
         return float(reward)
 
-    def _masks(self, info: Any, ended: bool) -> dict[str, Any]:
+    def _choose_masks(self, info: Any) -> None:
+        try:
+            notice = self.masks.choose(info if isinstance(info, dict) else {})
+        except ValueError as error:
+            raise self._fault(str(error)) from error
+        if notice is not None:
+            self._notify(notice)
+
+    def _masks(self, info: Any, observation: Any, ended: bool) -> dict[str, Any]:
         if not isinstance(info, dict):
             raise self._fault(f"info is {info!r}, not a dict")
-        if not self.has_masks:
-            return {}
-        if "action_mask" not in info:
-            raise self._fault("info has no 'action_mask', though it had one at the first reset")
         try:
-            mask = self.actions.mask(info["action_mask"])
-        except (ValueError, TypeError) as error:
+            mask = self.masks.read(info, observation, ended)
+        except ValueError as error:
             raise self._fault(str(error)) from error
-        if not mask.any():
-            if not ended:
-                raise self._fault("info['action_mask'] forbids every action")
-            mask[:] = True  # no action follows the end, so no choice is lost, and no maximum is over nothing
-        return {"action_mask": mask}
+        return {} if mask is None else {"action_mask": mask}
+
+    def close(self) -> None:
+        """Close the environment; that it cannot be closed is logged, and loses nothing."""
+        self._release()
+        try:
+            super().close()
+        except Exception as error:
+            logger.warning(f"{self.name}: close() raised {type(error).__name__}: {first_line(error)}")
 
     def _fault(self, what: str) -> EnvironmentFault:
         place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
@@ -169,6 +207,41 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
 
 def _shape_of(result: Any) -> str:
     return f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+
+
+def raised(method: str, error: Exception) -> str:
+    """Say what a method raised; for a wrapper of Gymnasium's that unpacked what it returned, say what that was."""
+    count = {"reset": 2, "step": 5}[method]
+    what = "(observation, info)" if method == "reset" else "(observation, reward, terminated, truncated, info)"
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
+    unpacked = UNPACKED.search(str(error))
+    if unpacked is None or not module.startswith("gymnasium."):
+        return f"{method}() raised {type(error).__name__}: {first_line(error)}"
+    got, kind = unpacked.groups()
+    returned = f"a {kind}" if kind else f"{got} values" if got else f"more than {count} values"
+    return f"{method}() returned {returned}, not {what}"
+
+
+def _own_spaces(env: gymnasium.Env[Any, Any]) -> list[spaces.Space[Any]]:
+    """The spaces of an environment and its wrappers, of which none is another environment's, too.
+
+    An environment that samples from them draws from generators of theirs; a space that all objects of a class share
+    would draw what another one, in an evaluation beside, left it.
+    """
+    for name in ("observation_space", "action_space"):
+        with contextlib.suppress(AttributeError):  # of a property that cannot be set
+            setattr(env.unwrapped, name, copy.deepcopy(getattr(env.unwrapped, name)))
+    own: dict[int, spaces.Space[Any]] = {}
+    layer: Any = env
+    while True:
+        for space in (layer.observation_space, layer.action_space):
+            own[id(space)] = space
+        if not isinstance(layer, gymnasium.Wrapper):
+            return list(own.values())
+        layer = layer.env
 
 
 def make_environment(
@@ -185,4 +258,8 @@ def make_environment(
     notify: told what its user should know (see `upright.make`); of a run's environments only the first's is
     """
     env = make(source, config, render_mode, notify)
-    return Environment(env, describe(source), run_seed, index, first_episode, config.stretch_observations)
+    try:
+        return Environment(env, describe(source), run_seed, index, config, first_episode, notify)
+    except BaseException:
+        env.close()
+        raise

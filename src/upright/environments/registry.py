@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
+from upright.environments.actions import Actions, suggested_bins, undiscretizable
 from upright.environments.packages import asked_for, package_of
 from upright.environments.sources import make, successor
-from upright.environments.spaces import Actions, Observations, suggested_bins, undiscretizable
+from upright.environments.spaces import Observations
 from upright.errors import UprightError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -40,7 +41,7 @@ def make(
     config = Config() if config is None else config
     name = describe(source)
     refuse(refusals.objection(source, name))
-    arguments = dict(config.env_kwargs)
+    arguments = copy.deepcopy(dict(config.env_kwargs))  # what one environment does to them is not to reach others
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     limit = config.max_episode_steps

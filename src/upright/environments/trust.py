@@ -12,6 +12,7 @@ import gymnasium
 from upright.environments.packages import package_of
 from upright.environments.sources import EnvironmentSource
 from upright.errors import LONGEST_NAME, EnvironmentFault, SettingError
+from upright.settings import arguments
 from upright.settings.config import Config
 
 LARGEST_ARGUMENTS = 10_000  # characters of JSON that a file that is not trusted may hand to an environment
@@ -45,7 +46,7 @@ def allowed_source(
     if given is not None and not isinstance(given, str):
         return source  # the user's own code, which knows what it opens
     paths = next(paths_in(config.env_kwargs), None)
-    if paths is not None or len(json.dumps(config.env_kwargs)) > LARGEST_ARGUMENTS:
+    if paths is not None or len(json.dumps(arguments.encoded(config.env_kwargs))) > LARGEST_ARGUMENTS:
         what = f"the path {paths!r}" if paths is not None else f"more than {LARGEST_ARGUMENTS:,} characters"
         raise EnvironmentFault(
             f"This policy's file hands its environment {what} in env_kwargs; if you trust the file, say so: --trust, "
@@ -65,6 +66,8 @@ def check_settings_file(path: Path, config: Config, given: Collection[str]) -> N
             f"{path} names the wrapper {foreign[0]!r}, and to use it is to run the code of that module; if you trust "
             "it, give it yourself, with --wrapper."
         )
+    if config.start_from is not None and "start_from" not in given:
+        raise SettingError(f"{path} begins with the policy in {config.start_from!r}; give that yourself, --start-from.")
     found = next(paths_in(config.env_kwargs), None)
     if found is not None and "env_kwargs" not in given:
         raise SettingError(
@@ -94,7 +97,8 @@ def paths_in(value: Any) -> Iterator[str]:
             if value.startswith(".") or any(mark in value for mark in "/\\~"):
                 yield value
         case Mapping():
-            for each in value.values():
+            for key, each in value.items():
+                yield from paths_in(key)
                 yield from paths_in(each)
         case list() | tuple():
             for each in value:

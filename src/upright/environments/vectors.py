@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
+from upright.environments.actions import Actions
 from upright.environments.environment import Environment, make_environment
 from upright.environments.playing import Playing, RunningEpisodes
 from upright.environments.sources import EnvironmentSource, quiet
-from upright.environments.spaces import Actions, Observations
+from upright.environments.spaces import Observations
 from upright.environments.worker import make_in_worker
 from upright.errors import EnvironmentFault, EpisodesLost
 from upright.messages import logger
@@ -199,9 +200,15 @@ class Workers:
             try:
                 self._async = AsyncVectorEnv(self._thunks, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
+                guard = ""
+                if multiprocessing.get_start_method() != "fork":
+                    guard = (
+                        ' If your script trains outside of `if __name__ == "__main__":`, put it there: each worker '
+                        "imports the script."
+                    )
                 raise EnvironmentFault(
                     f"A worker process of {self._name} died as it began; run it with --vectorization-mode sync to see "
-                    "why."
+                    f"why.{guard}"
                 ) from error
         self._vector = Vectorised(self._async, self.observations, self.actions)
 
@@ -334,6 +341,10 @@ def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_
     ]
     if config.vectorization_mode == "sync":
         return InProcess([first, *(make() for make in makers[1:])])
-    first.close()
+    try:
+        first.reset()  # so that its user hears where masks are read; the workers begin this episode once more
+    finally:
+        first.close()
+    first.episode = first_episode - 1
     in_workers = [functools.partial(make_in_worker, os.getpid(), make) for make in makers]
     return Workers(in_workers, first, config.worker_timeout, config.worker_replacements)

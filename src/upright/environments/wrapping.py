@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import VectorWrapper
 
-from upright.environments.spaces import undiscretizable
+from upright.environments.actions import undiscretizable
 from upright.errors import SettingError, did_you_mean
 from upright.messages import first_line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,7 @@ def read_space(path: Path) -> Space:
 def space_from_dict(values: Mapping[str, Any], where: str) -> Space:
     """Read what `space_to_dict` returned, or a user wrote. Raises SettingError for anything else."""
     space: dict[str, Choice | Range] = {}
+    counts = _counts()
     for name, each in values.items():
         match each:
             case [_, *_] if len(each) <= MOST_CHOICES and all(map(_is_choice, each)):
@@ -113,7 +115,8 @@ def space_from_dict(values: Mapping[str, Any], where: str) -> Space:
                         f"{name} in {where} goes from {low} to {high}: low has to be at most high, and above 0 where "
                         "log is true; log is true or false."
                     )
-                space[name] = Range(low, high, log)
+                whole = name in counts and float(low).is_integer() and float(high).is_integer()
+                space[name] = Range(int(low), int(high), log) if whole else Range(low, high, log)
             case _:
                 raise SettingError(
                     f"{name} in {where} has to be a list of values, as in [1, 3, 5], or "
@@ -122,6 +125,18 @@ def space_from_dict(values: Mapping[str, Any], where: str) -> Space:
     if not space:
         raise SettingError(f"{where} has no setting to search.")
     return space
+
+
+def _counts() -> set[str]:
+    """The settings that are whole numbers, whose ranges JSON may write as 1e3."""
+    parts = [("", Config), ("munchausen.", Munchausen)]
+    parts += [(f"{root}.", cls) for root, kinds in KINDS.items() for cls in kinds.values()]
+    return {
+        prefix + name
+        for prefix, cls in parts
+        for name, annotation in typing.get_type_hints(cls).items()
+        if annotation in (int, int | None)
+    }
 
 
 def space_to_dict(space: Space) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def _open(study: Study) -> optuna.Study:
     with _alone(study.folder):
         path = study.place.database
         files.refuse_link(path)
-        files.write(study.place.study, (json.dumps(about, indent=2) + "\n").encode())
+        if not study.place.study.exists():
+            files.write(study.place.study, (json.dumps(about, indent=2) + "\n").encode())
         return optuna.create_study(
             # Where another process writes, SQLite waits; it does so well only on a disk of this machine.
             storage=optuna.storages.RDBStorage(

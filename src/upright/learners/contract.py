@@ -51,6 +51,9 @@ class Learner(Protocol):
         loss, grad_norm: means over them · mean_q: of the last one, over its batch and the actions allowed at s
         """
 
+    def own_network(self) -> nn.Module | None:
+        """The user's network as it is now; None for upright's own."""
+
     def parameters(self) -> dict[str, np.ndarray]:
         """The online parameters by name."""
 

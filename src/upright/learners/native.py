@@ -7,6 +7,7 @@ and each vector, is padded with zeros to a multiple of 16 numbers. Here they are
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,30 +75,39 @@ class NativeLearner:
             self._native = _native.Learner(described(config, problem), instruction_set)
         except MemoryError as error:
             raise UprightError("The network needs more memory than this machine has: lower net_arch.") from error
+        if problem.scale is not None:
+            self._native.scale(np.array(problem.scale, np.float32))
         self.device = f"cpu, {self._native.instruction_set}"
         shapes = parameter_shapes(config, problem)
         self._online = _views(self._native.online, shapes)
         self._target = _views(self._native.target, shapes)
         self._moments = {name: _views(getattr(self._native, MOMENTS[name]), shapes) for name in moments(config)}
         self._random = noise_generator(seed)
+        self._lock = threading.Lock()  # a policy may be asked by another thread than the one that trains it
         self._columns: Columns | None = None
         self.load_parameters(initial_parameters(config, problem, seed))
 
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
         explore = explore and self.config.noisy
-        if explore:
-            self._resample(of_target=False)
         q = np.empty((len(obs), self.problem.num_actions), np.float32)
-        self._native.q_values(obs, q, explore)
+        with self._lock:
+            if explore:
+                self._resample(of_target=False)
+            self._native.q_values(obs, q, explore)
         return q
 
     def outputs(self, obs: np.ndarray) -> np.ndarray:
         shape = len(obs), self.problem.num_actions, self._native.outputs_asked
         output = np.empty((shape[0], shape[1] * shape[2]), np.float32)
-        self._native.outputs(obs, output)
+        with self._lock:
+            self._native.outputs(obs, output)
         return output.reshape(shape)
 
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
+        with self._lock:
+            return self._update(batch, learning_rate)
+
+    def _update(self, batch: Batch, learning_rate: float) -> np.ndarray:
         if batch.columns is not self._columns:
             self._bind(batch.columns)
         if self.config.noisy:
@@ -114,10 +124,14 @@ class NativeLearner:
         return priority
 
     def update_target(self) -> None:
-        self._native.update_target(self.config.tau)
+        with self._lock:
+            self._native.update_target(self.config.tau)
 
     def metrics(self) -> dict[str, float]:
         return {f"train/{name}": value for name, value in self._native.report().items()}
+
+    def own_network(self) -> None:
+        return None
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: view.copy() for name, view in self._online.items()}

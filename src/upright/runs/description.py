@@ -55,3 +55,11 @@ def is_same_description(path: Path, ours: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UprightError):
         return False
     return {**written, "upright": None, "config": settings} == {**ours, "upright": None}
+
+
+def planned_steps(path: Path, otherwise: int) -> int:
+    """Return the total_timesteps of an experiment by its config.json, or `otherwise` where it has none yet."""
+    try:
+        return Config.from_file(files.read_json(path)["config"]).total_timesteps
+    except (KeyError, TypeError, UprightError):
+        return otherwise

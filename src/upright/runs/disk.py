@@ -122,8 +122,8 @@ class Disk:
         """Make the folder of a new run. Raises RunError where it holds one, or its experiment has other settings."""
         place = RunFolder(folder)
         refusal = RunError(
-            f"{folder} already holds a run: resume it (upright resume), or choose another seed (--seed) or folder "
-            "(--out)."
+            f"{folder} already holds a run: resume it (upright resume, or upright.Run.open in Python), or "
+            "choose another seed (--seed) or folder (--out, or folder=)."
         )
         files.refuse_link(folder)
         if place.is_taken():
@@ -132,7 +132,7 @@ class Disk:
         if experiment.config.exists() and not is_same(experiment.config, source, config):
             raise RunError(
                 f"{experiment.path} holds an experiment with another environment or other settings; "
-                "choose another folder (--out)."
+                "choose another folder (--out, or folder= in Python)."
             )
         try:
             files.make_folder(folder)

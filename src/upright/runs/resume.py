@@ -15,7 +15,7 @@ import numpy as np
 from upright import files
 from upright.environments.sources import EnvironmentSource
 from upright.environments.trust import allowed_source, named_environment
-from upright.errors import EnvironmentFault, RunError, UprightError
+from upright.errors import EnvironmentFault, RunError, SettingError, UprightError
 from upright.evaluation import check_seed
 from upright.replay import Ring
 from upright.runs.checkpoint import Checkpoint, Checkpoints
@@ -111,6 +111,7 @@ def find_run(
             total_timesteps, trust = config.total_timesteps, True
         if total_timesteps is not None:
             settings = settings.override(total_timesteps=total_timesteps)
+            check_extension(settings.total_timesteps, int(about["step"]))
         if config not in (None, settings):
             raise RunError(f"The run in {folder} has other settings; choose another folder (--out).")
         allowed = allowed_source(source, named, settings, trust)
@@ -126,6 +127,14 @@ def find_run(
     except BaseException:
         lock.release()
         raise
+
+
+def check_extension(total_timesteps: int, step: int) -> None:
+    """Refuse to train to fewer steps than were taken."""
+    if total_timesteps < step:
+        raise SettingError(
+            f"total_timesteps is {total_timesteps:,}, but the run has taken {step:,} steps already: give more."
+        )
 
 
 def described(folder: Path, about: Mapping[str, Any]) -> tuple[Config, int, str | None]:

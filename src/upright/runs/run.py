@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from upright.agent import Agent
+from upright import files
+from upright.agent import Agent, saved_parameters
 from upright.environments.sources import EnvironmentSource, describe
 from upright.environments.vectors import Outcome, differs, make_vector, stack_retaken
-from upright.errors import Diverged, EnvironmentFault, EpisodesLost
+from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError
 from upright.evaluation import check_seed
 from upright.exploration import Repeats
 from upright.learners import NetworkSource
@@ -23,7 +24,8 @@ from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
 from upright.runs.metrics import EpisodeStatistics, Progress
-from upright.runs.resume import ONLINE, Found, find_run
+from upright.runs.resume import ONLINE, Found, check_extension, find_run
+from upright.runs.returns import DiscountedReturns
 from upright.settings.config import Config
 from upright.state import Form, Part, check_counts, check_form, generator_state, join, set_generator_state, split
 
@@ -51,6 +53,11 @@ class Run:
     ) -> None:
         """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
         check_seed(seed)
+        if not isinstance(config, Config):
+            raise SettingError(
+                f"config is {config!r}, but it has to be an upright.Config, such as upright.Config(gamma=0.98)."
+            )
+        folder = None if folder is None else files.as_path(folder)
         self.source, self.seed = source, int(seed)
         self.disk: RunDisk = NoDisk()
         self.interrupted = self.stopping = False
@@ -80,14 +87,28 @@ class Run:
         acting, replay, learner = np.random.SeedSequence(self.seed).generate_state(3).tolist()
         self.random = np.random.default_rng(acting)
         self.agent = Agent(config, vector.observations, vector.actions, self.source, learner, network, parameters)
+        if parameters is None and config.start_from is not None:
+            self._start_from(config.start_from)
         self.replay = ReplayMemory(config.buffer_size, self._forms, replay, config.replay)
         self._begin_episodes()
+
+    def _start_from(self, folder: str) -> None:
+        """Begin with a saved policy's parameters, in the online network and in the target network."""
+        try:
+            self.agent.learner.load_parameters(saved_parameters(folder))
+        except ValueError as error:
+            raise SettingError(
+                f"start_from names the policy in {folder}, which does not fit here: {error}; it needs the observations "
+                "and actions, and the settings of the network (net_arch, dueling, noisy, loss, …), that it was "
+                "trained with."
+            ) from error
 
     def _begin_episodes(self) -> None:
         """Forget what the steps so far left undone."""
         config, actions = self.config, self.vector.actions.n
         self.nstep = NStep(config.n_steps, config.gamma, config.num_envs, self._forms, actions, config.cut_n_steps)
         self.repeats = Repeats(config.exploration_repeat, config.num_envs, actions)
+        self.returns = DiscountedReturns(config.loss.support, config.gamma, config.num_envs)
 
     @property
     def config(self) -> Config:
@@ -127,7 +148,11 @@ class Run:
         self.stopping = True
 
     def extend(self, total_timesteps: int) -> None:
-        """Train to that many steps instead, also after a stop; schedules that span the run stretch with it."""
+        """Train to that many steps instead, also after a stop; schedules that span the run stretch with it.
+
+        Raises SettingError for fewer steps than were taken.
+        """
+        check_extension(total_timesteps, self.step)
         self.agent.config = self.config.override(total_timesteps=total_timesteps)
         self.stopping = False
         self.disk.describe(self.source, self.config)
@@ -162,6 +187,7 @@ class Run:
         self.obs, self.mask = outcome.obs, outcome.mask
         before, self.step = self.step, self.step + sum(outcome.valid)
         self.episodes.add(self.step, outcome)
+        self.returns.add(outcome)
         return range(before + 1, self.step + 1)
 
     def report(self, metrics: dict[str, float]) -> Progress:
@@ -205,7 +231,7 @@ class Run:
         then named by the caller, and needs no trust
         Raises RunError when there is nothing whole to resume from, or another process trains there.
         """
-        found = find_run(Path(folder), total_timesteps, source, network is not None, trust, config)
+        found = find_run(files.as_path(folder), total_timesteps, source, network is not None, trust, config)
         try:
             try:
                 run = cls(found.source, found.config, found.seed, None, network, found.parameters)
@@ -320,10 +346,38 @@ class Run:
         self.vector.close()
         self.disk.discard()
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """A copy, by `copy.deepcopy` or `pickle`, trains on by itself, on environments of its own and in no folder."""
+        ring = self.replay.ring
+        rows = ring.rows(ring.pushed - len(ring), ring.pushed) if len(ring) else {}
+        network = self.agent.learner.own_network()
+        return _copied, (self.source, self.config, self.seed, network, self._first_episode, self.state(), rows)
+
     def close(self) -> None:
         """Close the environments and the metrics file, and release the folder."""
         self.vector.close()
         self.disk.close()
+
+
+def _copied(
+    source: EnvironmentSource,
+    config: Config,
+    seed: int,
+    network: NetworkSource | None,
+    first_episode: int,
+    state: Mapping[str, np.ndarray],
+    rows: Mapping[str, np.ndarray],
+) -> Run:
+    """The run that `Run.__reduce__` took apart."""
+    run = Run(source, config.override(start_from=None), seed, network=network)
+    run.agent.config, run._first_episode = config, first_episode
+    ring = run.replay.ring
+    if rows:
+        count = len(next(iter(rows.values())))
+        ring.restore_rows(int(state["replay/pushed"]) - count, rows)
+    run.load_state(state)
+    run.retake_episodes()
+    return run
 
 
 class _Position:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import numbers
 import types
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from upright.errors import SettingError
+from upright.settings.foreign_names import SCHEDULES
 
 
 class Checked:
@@ -24,11 +24,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
-            value = _conform(getattr(self, name), annotation)
+            given = getattr(self, name)
+            value = _conform(given, annotation)
             if value is _REFUSED:
-                raise SettingError(
-                    f"{name} is {_shown(getattr(self, name))}, but it has to be {_describe(annotation)}."
-                )
+                instead = f": {SCHEDULES[name]}" if callable(given) and name in SCHEDULES else ""
+                raise SettingError(f"{name} is {_shown(given)}, but it has to be {_describe(annotation)}{instead}.")
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)
@@ -49,7 +49,10 @@ def _annotations(cls: type) -> dict[str, Any]:
 
 
 def _conform(value: Any, annotation: Any) -> Any:
-    """The value as the annotation's type (an int where a float is due, a list where a tuple is), or _REFUSED."""
+    """The value as the annotation's type (an int where a float is due, a list where a tuple is), or _REFUSED.
+
+    A float that is whole, as 1e5, is an int where an int is due.
+    """
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         for option in typing.get_args(annotation):
@@ -58,32 +61,33 @@ def _conform(value: Any, annotation: Any) -> Any:
                 return conformed
         return _REFUSED
     if origin is Literal:
-        return value if value in typing.get_args(annotation) else _REFUSED
+        return value if isinstance(value, str) and value in typing.get_args(annotation) else _REFUSED
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             return _REFUSED
         items = tuple(_conform(item, typing.get_args(annotation)[0]) for item in value)
         return _REFUSED if _REFUSED in items else items
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            return _REFUSED
-        try:
-            return copy.deepcopy(dict(value))  # a frozen setting is not to change with its maker's dict
-        except RecursionError:
-            return _REFUSED
+        is_named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return dict(value) if is_named else _REFUSED
     if isinstance(value, bool) and annotation is not bool:
         return _REFUSED
     if annotation is int and isinstance(value, numbers.Integral):
         return int(value)
-    if annotation is float and isinstance(value, numbers.Real):
+    if annotation in (int, float) and isinstance(value, numbers.Real):
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             return _REFUSED
+        if annotation is float:
+            return number
+        return int(number) if number.is_integer() else _REFUSED
     return value if isinstance(value, annotation) else _REFUSED
 
 
 def _shown(value: Any) -> str:
+    if callable(value) and not isinstance(value, type):
+        return f"a {type(value).__name__}"
     try:
         return repr(value)
     except (ValueError, RecursionError):  # of an integer with thousands of digits, or of what is too deep

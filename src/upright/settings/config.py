@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from upright.errors import SettingError
+from upright.settings import arguments
 from upright.settings.checked import Checked
 from upright.settings.foreign_names import unknown_setting
 from upright.settings.kinds import KINDS, Loss, Munchausen, QLearning, Replay, Uniform, kind
@@ -47,7 +48,7 @@ class Config(Checked):
 
     # The environment
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Arguments for the environment's constructor."""
+    """Arguments for the environment's constructor, each key=value: JSON, else a Python literal, else text."""
     wrapper: tuple[str, ...] = ()
     """Gymnasium wrappers, innermost first: Class of gymnasium.wrappers, module:Class, or module:Class(key=value, …)."""
     discretize: int | None = None
@@ -55,7 +56,7 @@ class Config(Checked):
     stretch_observations: bool = True
     """Divide each entry of a vector that is bounded within ±0.1 by its bound, so that the network sees it."""
     scale_integers: bool = True
-    """Scale each bounded integer of a vector to [0, 1] by its space's bounds, as the pixels of an image are."""
+    """Scale each bounded integer of a vector to 0 … 1 by its space's bounds, as the pixels of an image are."""
     observation_keys: tuple[str, ...] = ()
     """The entries of a Dict observation that the network sees, by their keys; none given: all."""
     action_masks: Literal["auto", "info", "method", "observation", "none"] = "auto"
@@ -122,7 +123,7 @@ class Config(Checked):
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rate, or let it fall linearly to 0 at the last step."""
     optimizer_eps: float = 1e-8
-    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01."""
+    """Added to the optimiser's denominator. (0, inf). Mnih 2015: 0.01/32² under RMSprop's root, as 0.003125 here."""
     weight_decay: float = 0.0
     """Weight decay: decoupled in AdamW, an L2 penalty elsewhere. [0, inf)."""
     amsgrad: bool = False
@@ -208,6 +209,10 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        try:
+            object.__setattr__(self, "env_kwargs", arguments.checked(self.env_kwargs))
+        except RecursionError as error:
+            raise SettingError("env_kwargs is nested too deeply, or holds itself; give plain values.") from error
         if self.munchausen:
             self.loss.check_munchausen()
         if self.amsgrad and self.optimizer not in ("adam", "adamw"):
@@ -256,8 +261,8 @@ class Config(Checked):
                 value = {"kind": names[type(value)], **nested} if names else nested
             elif isinstance(value, tuple):
                 value = list(value)
-            elif isinstance(value, Mapping):
-                value = dict(value)
+            elif each.name == "env_kwargs":
+                value = arguments.encoded(value)
             values[each.name] = value
         return values
 
@@ -272,6 +277,8 @@ class Config(Checked):
         if not isinstance(values, Mapping):
             raise SettingError(f"The settings are a {type(values).__name__}, but they have to be a mapping by name.")
         settings = dict(values)
+        if "env_kwargs" in settings:
+            settings["env_kwargs"] = arguments.decoded(settings["env_kwargs"])
         for name in ("loss", "replay", "munchausen"):
             nested = settings.get(name)
             if isinstance(nested, Mapping):

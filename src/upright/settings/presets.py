@@ -51,7 +51,9 @@ _tutorial = Config(
 )
 
 # Mnih 2015, extended data table 1, in steps of the agent, which are the frames that it sees: one of every 4 of the
-# emulator's. The target network's 10,000 is in updates, one every 4 steps.
+# emulator's. Where the paper's code differs from the table, the numbers are the code's: the target network's 10,000 are
+# steps, and 0.01 stands under RMSprop's root with the sum of a batch's gradients, so that √0.01/32 stands beside the
+# root with their mean.
 _dqn = Config(
     total_timesteps=50_000_000,
     stretch_observations=False,
@@ -67,10 +69,10 @@ _dqn = Config(
     optimizer="rmsprop",
     learning_rate=2.5e-4,
     learning_rate_schedule="constant",
-    optimizer_eps=0.01,
+    optimizer_eps=0.1 / 32,
     max_grad_norm=None,
     tau=1.0,
-    target_update_interval=40_000,
+    target_update_interval=10_000,
     exploration_initial_eps=1.0,
     exploration_final_eps=0.1,
     exploration_fraction=0.02,

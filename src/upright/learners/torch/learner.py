@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from upright.learners.problem import Problem
 from upright.learners.torch.losses import Predictions, Transitions, action_values, midpoints, temporal_difference
 from upright.learners.torch.networks import Network
 from upright.learners.torch.optimizer import make_optimizer
+from upright.learners.torch.own_network import built, parts
+from upright.messages import first_line
 from upright.replay import Batch
 from upright.settings.config import Config
 from upright.state import check_counts, check_fit, generator_state, noise_generator, set_generator_state
@@ -34,9 +37,11 @@ class TorchLearner:
     """Learns with PyTorch (see `Learner`).
 
     `network` is an `nn.Module`, or a factory called with the Problem that returns one, which maps observations
-    `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Without it the
-    settings decide. It computes in the dtype of its own parameters. Layers of its own that draw at random, such as
-    Dropout, draw from PyTorch's global generator, which `state` leaves out.
+    `[B, *shape]` (images scaled to [0, 1]) to `[B, A]`, or to `[B, A, N]` for atoms or quantiles. Of a Dict or Tuple it
+    is given the parts: a dict or tuple of `[B, *shape of the part]`, a Discrete as a one-hot; or, if it cannot take
+    those, their vector `[B, D]`. Without a network the settings decide. It computes in the dtype of its own parameters.
+    Layers of its own that draw at random, such as Dropout, draw from PyTorch's global generator, which `state` leaves
+    out.
 
     A network of fewer than a million parameters on vectors loses more on the CPU by handing work between threads than
     it gains, above all on a busy machine: unless OMP_NUM_THREADS says otherwise, it computes with one thread, and sets
@@ -55,6 +60,9 @@ class TorchLearner:
         self.config, self.problem = config, problem
         self._device = _device(config.device)
         self.device = str(self._device)
+        self._is_own = network is not None
+        self._scale: Tensor | None = None
+        self._takes_parts = False
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.online = self._build(network, seed).to(self._device).eval()
@@ -67,6 +75,8 @@ class TorchLearner:
         self._trainable = {name: each for name, each in self.online.named_parameters() if each.requires_grad}
         trainable = list(self._trainable.values())
         self._dtype = trainable[0].dtype
+        if problem.scale is not None:
+            self._scale = torch.tensor(problem.scale, dtype=torch.float32, device=self._device).to(self._dtype)
         # All parameters live in one vector, of which each layer's are views: the optimiser, the clipping and the
         # target update are then a few operations on one tensor, not a few on each layer.
         self._parameters = nn.Parameter(_flatten(trainable))
@@ -81,6 +91,7 @@ class TorchLearner:
         self._optimizer = make_optimizer(config, self._parameters)
         self._updates = 0
         self._random = noise_generator(seed)
+        self._lock = threading.Lock()  # a policy may be asked by another thread than the one that trains it
         self._ones = torch.ones(1, dtype=self._dtype, device=self._device)
         # Of the updates since the metrics were asked for: their number, and sums.
         self._measured = 0
@@ -92,7 +103,7 @@ class TorchLearner:
         self._threads = 1 if small and on_cpu else None
 
     def q_values(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
-        with torch.inference_mode(), _threads(self._threads):
+        with self._lock, torch.inference_mode(), _threads(self._threads):
             if explore and self.config.noisy:
                 self.online.resample(self._random)
             self._set_training(explore and self.config.noisy)
@@ -100,13 +111,13 @@ class TorchLearner:
         return q.cpu().numpy()
 
     def outputs(self, obs: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), _threads(self._threads):
+        with self._lock, torch.inference_mode(), _threads(self._threads):
             self._set_training(False)
             output = self._output(self.online, self._observations(obs))
         return (output[:, :, None] if output.ndim == 2 else output).cpu().numpy()
 
     def update(self, batch: Batch, learning_rate: float) -> np.ndarray:
-        with _threads(self._threads):
+        with self._lock, _threads(self._threads):
             return self._update(batch, learning_rate)
 
     def _update(self, batch: Batch, learning_rate: float) -> np.ndarray:
@@ -153,7 +164,7 @@ class TorchLearner:
 
     @torch.no_grad()
     def update_target(self) -> None:
-        with _threads(self._threads):
+        with self._lock, _threads(self._threads):
             if self.config.tau == 1.0:
                 self._target_parameters.copy_(self._parameters)
             else:
@@ -168,6 +179,9 @@ class TorchLearner:
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._measured = 0
         return {f"train/{name}": value for name, value in {**means, **self._measure_latest()}.items()}
+
+    def own_network(self) -> nn.Module | None:
+        return self.online if self._is_own else None
 
     def parameters(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in self.online.state_dict().items()}
@@ -249,20 +263,24 @@ class TorchLearner:
                 if config.munchausen is not None:
                     q = self._action_values(self.target, obs)
         else:
-            online = self.online(obs)
+            online = self._ask(self.online, obs)
             with torch.no_grad():
                 if config.munchausen is not None:  # the target network is asked about both states in one pass
-                    target, target_next = self.target(torch.cat([obs, next_obs])).chunk(2)
+                    target, target_next = self._ask(self.target, torch.cat([obs, next_obs])).chunk(2)
                     q = action_values(loss, target)
                 else:
-                    target_next = self.target(next_obs)
+                    target_next = self._ask(self.target, next_obs)
                 q_next = self._action_values(self.online, next_obs) if loss.double else action_values(loss, target_next)
         return Predictions(online, fractions, target_next, q_next, q)
 
     def _output(self, network: Any, obs: Tensor) -> Tensor:
         """Return the output by which actions are chosen, `[B, A]` or `[B, A, N]`."""
         fractions = () if self.config.loss.fractions is None else (self._policy_fractions(len(obs)),)
-        output: Tensor = network(obs, *fractions)
+        return self._ask(network, obs, *fractions)
+
+    def _ask(self, network: Any, obs: Tensor, *fractions: Tensor) -> Tensor:
+        """Return what a network gives for observations `[B, *shape]`, or for the parts that they are made of."""
+        output: Tensor = network(parts(obs, self.problem.structure) if self._takes_parts else obs, *fractions)
         return output
 
     def _action_values(self, network: Any, obs: Tensor) -> Tensor:
@@ -285,7 +303,9 @@ class TorchLearner:
 
     def _observations(self, obs: np.ndarray) -> Tensor:
         tensor = self._tensor(obs).to(self._dtype)
-        return tensor / 255 if self.problem.is_image else tensor
+        if self.problem.is_image:
+            return tensor / 255
+        return tensor if self._scale is None else tensor * self._scale
 
     def _build(self, network: NetworkSource | None, seed: int) -> Any:
         config, problem = self.config, self.problem
@@ -301,30 +321,37 @@ class TorchLearner:
                 "implicit quantiles need upright's own network, which takes the fractions τ; "
                 "leave network out, or choose loss 'quantile'."
             )
-        built = network if isinstance(network, nn.Module) else network(problem)
-        if not isinstance(built, nn.Module):
-            raise SettingError(f"network gave a {type(built).__name__}, not a torch.nn.Module.")
-        if not any(each.requires_grad for each in built.parameters()):
+        module = built(network, problem)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             raise SettingError("network has no parameters to train; give it some.")
-        return copy.deepcopy(built)
+        return copy.deepcopy(module)
 
     def _check_output(self) -> None:
-        """Refuse a user's network whose output the loss could not read, before anything is learned."""
-        outputs = self.config.loss.outputs
-        expected = (2, self.problem.num_actions, *(() if outputs is None else (outputs,)))
+        """Refuse a user's network whose output the loss could not read, before anything is learned.
+
+        Of an observation with parts it is given these, or else their vector.
+        """
+        outputs, problem = self.config.loss.outputs, self.problem
+        expected = (2, problem.num_actions, *(() if outputs is None else (outputs,)))
         dtype = next(self.online.parameters()).dtype
-        probe = torch.zeros(2, *self.problem.observation_shape, dtype=dtype, device=self._device)
-        try:
-            with torch.no_grad():
-                shape = tuple(self.online(probe).shape)
-        except Exception as error:
-            raise SettingError(
-                f"network cannot take observations of shape {tuple(probe.shape)}: {str(error).splitlines()[0]}"
-            ) from error
-        if shape != expected:
-            raise SettingError(
-                f"network maps observations {tuple(probe.shape)} to {shape}, but the loss needs {expected}."
-            )
+        probe = torch.zeros(2, *problem.observation_shape, dtype=dtype, device=self._device)
+        what, refusals = f"observations of shape {tuple(probe.shape)}", []
+        if problem.structure is not None:
+            kind = "Dict" if isinstance(problem.structure, dict) else "Tuple"
+            what = f"the parts of a {kind} observation, whose shapes are {problem.structure}"
+        for self._takes_parts in (False,) if problem.structure is None else (True, False):
+            try:
+                with torch.no_grad():
+                    output = self._ask(self.online, probe)
+                break
+            except Exception as error:
+                refusals.append(error)
+        else:
+            raise SettingError(f"network cannot take {what}: {first_line(refusals[0])}.") from refusals[0]
+        if not isinstance(output, Tensor):
+            raise SettingError(f"network returns a {type(output).__name__}, but the loss needs a tensor {expected}.")
+        if tuple(output.shape) != expected:
+            raise SettingError(f"network maps {what} to {tuple(output.shape)}, but the loss needs {expected}.")
 
 
 @contextmanager

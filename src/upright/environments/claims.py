@@ -1,0 +1,60 @@
+"""Each environment is in use at one place alone: training, evaluation and every worker need one of their own.
+
+With a callable that returns the same object each time, or two environments around one simulator, the episodes of one
+place would go on in another's.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+
+from upright.errors import EnvironmentFault
+
+# What is in use, by its id, with the process that uses it: a worker that was forked inherits copies of its parent's.
+_in_use: dict[int, tuple[Any, int]] = {}
+
+
+def claim(user: Any, env: gymnasium.Env[Any, Any], name: str) -> Callable[[], object]:
+    """Note that `user` uses an environment and the simulators that it holds, until it is garbage or calls the result.
+
+    Raises EnvironmentFault where they are in use already.
+    """
+    things = list(_stateful(env.unwrapped))
+    if any(map(_is_in_use, things)):
+        gc.collect()  # what used it may be garbage
+    for thing in filter(_is_in_use, things):
+        what = "the same environment" if thing is env.unwrapped else f"the same {type(thing).__name__}"
+        raise EnvironmentFault(
+            f"{name} uses {what} at several places at once, but training, evaluation and every worker need one of "
+            "their own: make a new one each time, as lambda: MyEnv() does, and close those no longer used. If only one "
+            "may exist, evaluate in training's own: n_eval_envs=0 (--n-eval-envs 0)."
+        )
+    for thing in things:
+        _in_use[id(thing)] = thing, os.getpid()
+    return weakref.finalize(user, _release, [id(thing) for thing in things])
+
+
+def _release(keys: list[int]) -> None:
+    for key in keys:
+        _in_use.pop(key, None)
+
+
+def _is_in_use(thing: Any) -> bool:
+    return id(thing) in _in_use and _in_use[id(thing)][1] == os.getpid()
+
+
+def _stateful(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
+    """An environment, and what it holds that has episodes of its own, as a simulator has: what resets or steps."""
+    yield env
+    for value in getattr(env, "__dict__", {}).values():
+        kind = type(value)
+        is_code = isinstance(value, (type, types.ModuleType, types.FunctionType, types.MethodType))
+        if not is_code and any(callable(getattr(kind, name, None)) for name in ("reset", "step")):
+            yield value.unwrapped if isinstance(value, gymnasium.Env) else value
