@@ -127,7 +127,7 @@ def test_a_missing_module_of_an_installed_package_is_named() -> None:
 
 
 def test_the_registry_lists_a_known_package_that_its_filter_names(installed) -> None:
-    installed(next(each for each in packages.PACKAGES if each.distribution == "highway-env"), "highway-fast-v0")
+    installed(packages.package_of("highway-fast-v0"), "highway-fast-v0")
     assert registered("highway") == []
     assert (
         registered("highway_env") == registered("highway-env") == registered("highway-fast-v0") == ["highway-fast-v0"]
