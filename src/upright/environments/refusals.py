@@ -142,7 +142,7 @@ def multi_agent(name: str) -> str:
     """The sentence about an environment of several agents."""
     return (
         f"{name} is an environment of several agents, and the DQN family trains one: write a gymnasium.Env in which "
-        "the others are part of the environment, or make it a single agent's with a wrapper, such as SuperSuit's."
+        "the others are part of the environment."
     )
 
 
