@@ -39,7 +39,8 @@ def play(source):
             ended = terminated or truncated
         lengths.append(environment.episode_step)
     environment.close()
-    return seen, {"lengths": lengths, "notices": len(notices), "terminated": terminated, "masks": "action_mask" in info}
+    limited = not any("names no time limit" in notice for notice in notices)
+    return seen, {"lengths": lengths, "limited": limited, "terminated": terminated, "masks": "action_mask" in info}
 
 played = {}
 for text in TEXTS:
@@ -92,18 +93,18 @@ def has_numpy_2(interpreter: Interpreter, folder: Path) -> bool:
 
 
 def test_every_interface_plays_and_repeats_itself(interpreter, tmp_path) -> None:
-    unlimited = {"same": True, "lengths": [5, 5, 5], "notices": 1, "terminated": True, "masks": False}
+    unlimited = {"same": True, "lengths": [5, 5, 5], "limited": False, "terminated": True, "masks": False}
     truncated = {**unlimited, "terminated": False}
     expected = {
         "Oldest": unlimited, "Generated": unlimited, "Middle": unlimited, "FiveValues": truncated,
         "Newest": {**truncated, "masks": True}, "Mixed": unlimited, "lambda: Oldest(7)": unlimited,
         "old_environments:Oldest": unlimited,
-        "old_environments:Oldest-v0": {**truncated, "lengths": [3] * 3, "notices": 0},
-        "gym:Oldest-v0": {**truncated, "lengths": [3] * 3, "notices": 0},
-        "gym:Newest-v0": {**truncated, "lengths": [3] * 3, "notices": 0, "masks": True},
-        "OldInNew-v0": {**truncated, "lengths": [4] * 3, "notices": 0},
-        "lambda: gym.make('Newest-v0')": {**truncated, "lengths": [3] * 3, "notices": 0, "masks": True},
-        "lambda: gym.make('Oldest-v0', apply_api_compatibility=True)": {**truncated, "lengths": [3] * 3, "notices": 0},
+        "old_environments:Oldest-v0": {**truncated, "lengths": [3] * 3, "limited": True},
+        "gym:Oldest-v0": {**truncated, "lengths": [3] * 3, "limited": True},
+        "gym:Newest-v0": {**truncated, "lengths": [3] * 3, "limited": True, "masks": True},
+        "OldInNew-v0": {**truncated, "lengths": [4] * 3, "limited": True},
+        "lambda: gym.make('Newest-v0')": {**truncated, "lengths": [3] * 3, "limited": True, "masks": True},
+        "lambda: gym.make('Oldest-v0', apply_api_compatibility=True)": {**truncated, "lengths": [3] * 3, "limited": True},
     }  # fmt: skip
     assert output(interpreter, f"TEXTS = {list(expected)}\n{PLAYING}", tmp_path) == expected
 
