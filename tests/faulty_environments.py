@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,43 @@ class Repeating(gymnasium.Env):
         self.place = np.tanh(self.place + self.np_random.normal(size=self.place.shape) + (action - 1) / 3)
         self.place = self.place.astype(np.float32)
         return self.place.copy(), float(self.place[0]), self.time >= self.end, False, {}
+
+
+class Succeeding(Repeating):
+    """Says of most episodes at their end whether they succeeded."""
+
+    def step(self, action: int) -> Any:
+        *result, ended, truncated, info = super().step(action)
+        if ended and self.end % 4:
+            info["is_success"] = self.place[0] > 0
+        return *result, ended, truncated, info
+
+
+class Waits(gymnasium.Env):
+    """Episode k brings k + 1; as the second environment of its process, the fourth says so and waits to be stopped.
+
+    It does so where there is a file "wait". The second environment is that of the final evaluation.
+    """
+
+    made = 0
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 1, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        Waits.made += 1
+        self.is_second, self.episode = Waits.made == 2, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episode += 1
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        if self.is_second and self.episode == 4 and Path("wait").exists():
+            print("The environment waits.", file=sys.stderr, flush=True)
+            while True:
+                time.sleep(0.05)
+        return np.ones(2, np.float32), float(self.episode), True, False, {"is_success": self.episode % 2}
 
 
 class Mutating(Repeating):

@@ -20,7 +20,9 @@ SETTINGS = Config(**{**SHORT, "total_timesteps": 400, "learning_starts": 100, "b
 
 def ending(*ended: bool) -> Outcome:
     nothing, obs = [False] * len(ended), np.zeros((len(ended), 1))
-    return Outcome(obs, [0.0] * len(ended), list(ended), nothing, None, obs, None, [True] * len(ended))
+    return Outcome(
+        obs, [0.0] * len(ended), list(ended), nothing, None, obs, None, [True] * len(ended), [None] * len(ended)
+    )
 
 
 def test_durations_follow_the_zeta_distribution() -> None:

@@ -49,7 +49,7 @@ LONG = os.environ.get("UPRIGHT_FAULTS") == "long"
 SOURCE = Path(upright.__file__).parent
 TINY = {
     "total_timesteps": 60, "learning_starts": 20, "batch_size": 4, "buffer_size": 40, "net_arch": (4,), "log_interval": 20,
-    "checkpoint_every": 30, "eval_freq": 30, "n_eval_episodes": 1,
+    "checkpoint_every": 30, "eval_freq": 30, "n_eval_episodes": 1, "n_final_episodes": 2,
 }  # fmt: skip
 SECONDS = 60  # that a hostile file may take; a few tenths are usual
 MEMORY = 3 * 2**30  # bytes of address space that one may take beyond what the process has
@@ -120,7 +120,6 @@ def masked(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("upright.result.FINAL_EPISODES", 2)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
 

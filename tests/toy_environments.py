@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -13,13 +14,16 @@ from gymnasium import spaces
 class Scripted(gymnasium.Env):
     """Plays given episodes over and over: each a list of rewards and whether its end is a termination.
 
-    The observation is [episode, step]; the action changes nothing.
+    The observation is [episode, step]; the action changes nothing. successes: what info["is_success"] is at the end of
+    an episode, over and over; None where it is not there. Before the end it is False.
     """
 
-    def __init__(self, episodes: list[tuple[list[float], bool]], masks: bool = False) -> None:
+    def __init__(
+        self, episodes: list[tuple[list[float], bool]], masks: bool = False, successes: Sequence[Any] = (None,)
+    ) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Discrete(3)
-        self.episodes, self.masks = episodes, masks
+        self.episodes, self.masks, self.successes = episodes, masks, successes
         self.episode, self.time = -1, 0
         self.seeds: list[int | None] = []
 
@@ -39,6 +43,9 @@ class Scripted(gymnasium.Env):
         self.time += 1
         ended = self.time == len(rewards)
         obs, info = self._observe()
+        success = self.successes[self.episode % len(self.successes)]
+        if success is not None:
+            info["is_success"] = success if ended else False
         return obs, reward, ended and terminates, ended and not terminates, info
 
 

@@ -169,7 +169,7 @@ class Agent:
     def evaluate(
         self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None
     ) -> evaluation.Evaluation:
-        """Run that many greedy episodes on fresh environments, ten side by side; time limits hold as in training.
+        """Run that many greedy episodes in `n_eval_envs` fresh environments; time limits hold as in training.
 
         Episode k has a seed that depends on (seed, k) alone, so two policies with the same seed meet the same episodes.
         env: the environment, instead of the policy's own. Raises EnvironmentFault where it has other spaces.

@@ -159,8 +159,8 @@ class DQN:
         return self.agent.q_values(observation)
 
     def evaluate(self, episodes: int = 100, seed: int = 0, env: EnvironmentSource | None = None) -> Evaluation:
-        """Greedy episodes on fresh environments, or on those of `env`; see `Agent.evaluate`."""
-        return self.agent.evaluate(episodes, seed, env)
+        """Greedy episodes on fresh environments, those of `env` if it is given; see `Agent.evaluate`."""
+        return self.run.evaluate(episodes, seed) if env is None else self.agent.evaluate(episodes, seed, env)
 
     def close(self) -> None:
         """Close the environments, with their workers, and the metrics file."""

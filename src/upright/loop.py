@@ -94,13 +94,15 @@ def report(run: Run, steps: range, epsilon: float, began: tuple[float, int], end
     }
     if evaluating:
         try:
-            evaluation = run.agent.evaluate(config.n_eval_episodes)
+            evaluation = run.evaluate(config.n_eval_episodes)
         except EnvironmentFault:
             run.report(metrics)  # the step itself is done
             run.checkpoint()
             raise
         metrics["eval/mean_reward"] = evaluation.mean
         metrics["eval/mean_ep_length"] = float(evaluation.lengths.mean())
+        if evaluation.success_rate is not None:
+            metrics["eval/success_rate"] = evaluation.success_rate
         run.keep_best(evaluation.mean)
     progress = run.report(metrics)
     run.answer()

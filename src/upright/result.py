@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from upright.errors import Diverged, RunError, UprightError
-from upright.evaluation import Evaluation
+from upright.evaluation import Evaluation, EvaluationProgress, EvaluationSink, GreedyEpisode
 from upright.loop import train
 from upright.runs.metrics import Sink
 from upright.runs.run import Run
-from upright.settings.config import FINAL_EPISODES
 
 
 class Ended(NamedTuple):
-    """The end of a run: result.json's values, the final evaluation or None, and the signal that stopped it or None."""
+    """The end of a run: result.json's values, the final evaluation or None, and the signal that stopped it or None.
+
+    A signal may have come within the evaluation, which then consists of the episodes that had ended.
+    """
 
     result: dict[str, Any]
     evaluation: Evaluation | None
@@ -25,13 +27,20 @@ class Ended(NamedTuple):
 
 
 def train_to_result(
-    run: Run, began: float, preset: str | None = None, sinks: Sequence[Sink] = (), hasty: bool = True
+    run: Run,
+    began: float,
+    preset: str | None = None,
+    sinks: Sequence[Sink] = (),
+    evaluation_sinks: Sequence[EvaluationSink] = (),
+    hasty: bool = True,
 ) -> Ended:
     """Train a run to its end, evaluate the final policy, save it with its result, and close the run.
 
     began: `time.perf_counter()` when the run's making began · preset: where its settings started from
-    SIGINT and SIGTERM stop it after its step, with a checkpoint and without an evaluation. hasty: a second one breaks
-    off the save, and the checkpoint before stays. Only the main thread can be stopped so, or call this.
+    sinks, evaluation_sinks: take what happens while it trains, and while its final policy is evaluated
+    SIGINT and SIGTERM stop it after its step, with a checkpoint and without an evaluation, or stop the evaluation,
+    whose result is then that of the episodes that have ended. hasty: a second one breaks off the save, and the
+    checkpoint before stays. Only the main thread can be stopped so, or call this.
     """
     try:
         received: list[int] = []
@@ -43,11 +52,7 @@ def train_to_result(
                     run.checkpoint()
             run.save()
         if not received and not run.stopping:  # which the dashboard may set, too
-            try:
-                with signals(received, hasty=hasty):
-                    evaluation = run.agent.evaluate(FINAL_EPISODES)
-            except KeyboardInterrupt:
-                received = received or [signal.SIGINT]
+            evaluation = _evaluate(run, evaluation_sinks, received, hasty)
         result = _result(run, preset, evaluation, time.perf_counter() - began)
         run.save_result(result)
         return Ended(result, evaluation, received[0] if received else None)
@@ -104,6 +109,30 @@ def _loop(run: Run, sinks: Sequence[Sink]) -> None:
             sink.close()
 
 
+def _evaluate(run: Run, sinks: Sequence[EvaluationSink], received: list[int], hasty: bool) -> Evaluation | None:
+    """Evaluate the final policy; None where not one episode came to its end, or none was asked for."""
+    count, total = run.config.n_final_episodes, 0.0
+    ended: list[GreedyEpisode] = []
+    if count == 0:
+        return None
+    try:
+        with signals(received, hasty=hasty), contextlib.closing(run.greedy_episodes(count)) as episodes:
+            for sink in sinks:
+                sink.write(EvaluationProgress(0, count, None))
+            for episode in episodes:
+                ended.append(episode)
+                total += episode.reward
+                for sink in sinks:
+                    sink.write(EvaluationProgress(len(ended), count, total / len(ended)))
+    except KeyboardInterrupt:
+        if not received:
+            received.append(signal.SIGINT)
+    finally:
+        for sink in sinks:
+            sink.close()
+    return Evaluation.of(ended, run.vector.threshold) if ended else None
+
+
 def _result(run: Run, preset: str | None, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
     return {
         "env": run.name,
@@ -126,4 +155,5 @@ def scores(evaluation: Evaluation | None) -> dict[str, Any]:
         "episodes": 0 if evaluation is None else len(evaluation.returns),
         "threshold": evaluation and evaluation.threshold,
         "solved": evaluation and evaluation.solved,
+        "success_rate": evaluation and evaluation.success_rate,
     }

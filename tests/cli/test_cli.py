@@ -259,11 +259,76 @@ def test_a_console_without_greek_letters_is_no_fault() -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Probability ? of a random action" in done.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_final_evaluation_that_is_stopped_keeps_the_episodes_that_have_ended(number: int, capsys) -> None:
+    Path("wait").touch()
+    words = [*TINY, "--n-final-episodes", "5", "--n-eval-envs", "1", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "upright", "train", "faulty_environments:Waits", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": TESTS},
+    )  # fmt: skip
+    said = []
+    for line in process.stderr:  # which ends with the process, if it does not come to this line
+        said.append(line)
+        if line == "The environment waits.\n":
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in err
+    run = "runs/faulty_environments_Waits/default/seed-0"
+    assert (
+        "Stopped in the final evaluation: 2.00 ± 0.82 over 3 greedy episodes, success rate 67% (the environment names "
+        f"no threshold); for all 5 episodes: upright resume {run}\n" in err
+    )
+    result = json.loads(out)
+    assert (result["steps"], result["final_mean"], result["episodes"]) == (300, 2.0, 3)
+    assert result["success_rate"] == pytest.approx(2 / 3)
+    assert json.loads((Path(run) / "result.json").read_text()) == result
+    assert upright.load(run, trust=True).evaluate(5).returns.tolist() == [1, 2, 3, 4, 5]
+    Path("wait").unlink()
+    assert main(["resume", run, "--trust", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["steps"], result["final_mean"], result["episodes"]) == (300, 3.0, 5)
+
+
+def test_a_final_evaluation_shows_how_far_it_is(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("upright.views.terminal.Display.SECONDS_BETWEEN_LINES", 0.0)
+    words = [
+        "train",
+        "toy_environments:Scripted",
+        "--env-kwargs",
+        "episodes=[[[1.0, 2.0], true], [[6.0], true]]",
+        *TINY,
+    ]
+    words += ["--n-final-episodes", "4", "--n-eval-envs", "1"]
+    assert main(words) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluating")]
+    assert said == [
+        "evaluating the final policy: 0 of 4 episodes",
+        "evaluating the final policy: 1 of 4 episodes, mean return 3.00",
+        "evaluating the final policy: 2 of 4 episodes, mean return 4.50",
+        "evaluating the final policy: 3 of 4 episodes, mean return 4.00",
+        "evaluating the final policy: 4 of 4 episodes, mean return 4.50",
+    ]
+    assert main([*words, "--quiet", "--out", "quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_without_a_final_evaluation_is_finished(capsys) -> None:
+    assert main(["train", "CartPole-v1", *TINY, "--n-final-episodes", "0"]) == 0
+    assert "Final policy: not evaluated (n_final_episodes is 0)." in capsys.readouterr().out
+    assert main(["resume", "runs/CartPole-v1/default/seed-0", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["steps"], result["final_mean"], result["episodes"], result["solved"]) == (300, None, 0, None)
+    assert main(["evaluate", "runs/CartPole-v1/default/seed-0", "--episodes", "2"]) == 0
+
+
 def test_ctrl_c_in_the_final_evaluation_keeps_the_run(monkeypatch, capsys) -> None:
     def interrupted(*words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("upright.evaluation.evaluate", interrupted)
+    monkeypatch.setattr("upright.runs.run.greedy_episodes", interrupted)
     assert main(["train", "CartPole-v1", *TINY, "--json"]) == 130
     printed = capsys.readouterr()
     result = json.loads(printed.out)

@@ -61,8 +61,13 @@ def write_experiment(
     return folder
 
 
-def write_result(run: Path, seed: int, score: float | None, threshold: float | None, steps: int) -> None:
-    result = {"seed": seed, "steps": steps, "final_mean": score, "seconds": 3.5 + seed, "threshold": threshold}
+def write_result(
+    run: Path, seed: int, score: float | None, threshold: float | None, steps: int, episodes: int = 100
+) -> None:
+    result = {
+        "seed": seed, "steps": steps, "final_mean": score, "seconds": 3.5 + seed, "threshold": threshold,
+        "episodes": episodes,
+    }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
 
 
@@ -218,7 +223,7 @@ def test_what_cannot_be_put_together_is_said() -> None:
 
 
 def test_seeds_that_cannot_count_are_left_out_with_the_reason(tmp_path) -> None:
-    folder = write_experiment(tmp_path / "mine", [*SCORES, *range(8)])
+    folder = write_experiment(tmp_path / "mine", [*SCORES, *range(9)])
     (folder / "seed-5" / "result.json").unlink()
     write_result(folder / "seed-6", 6, None, 20.0, 700)
     write_result(folder / "seed-7", 7, 2.0, 20.0, 999)
@@ -228,6 +233,7 @@ def test_seeds_that_cannot_count_are_left_out_with_the_reason(tmp_path) -> None:
         file.write("{\n")
     (folder / "seed-11" / "metrics.jsonl").unlink()
     (folder / "seed-11" / "result.json").unlink()
+    write_result(folder / "seed-13", 13, 2.0, 20.0, 1_000, episodes=40)
     (folder / "seed-12").rename(tmp_path / "elsewhere")
     (folder / "seed-12").symlink_to(tmp_path / "elsewhere")
     (group,) = compared(folder)["environments"]
@@ -241,8 +247,18 @@ def test_seeds_that_cannot_count_are_left_out_with_the_reason(tmp_path) -> None:
         "seed-10": f"{folder}/seed-10/metrics.jsonl is damaged in line 123, which is no record; remove that line.",
         "seed-11": "it holds no run yet",
         "seed-12": f"{folder}/seed-12 is a link, which is not followed out of a run's folder; remove it.",
+        "seed-13": f"its final evaluation was stopped after 40 of 100 episodes (upright resume {folder}/seed-13)",
     }
     assert "Left out: mine, seed-11: it holds no run yet\n" in printed(folder)
+
+
+def test_an_experiment_without_final_evaluations_has_no_scores(tmp_path) -> None:
+    folder = write_experiment(tmp_path / "mine", [1.0], n_final_episodes=0)
+    write_result(folder / "seed-0", 0, None, None, 1_000, episodes=0)
+    (group,) = compared(folder)["environments"]
+    assert group["experiments"][0]["left_out"] == {
+        "seed-0": "it has no score, because its settings ask for no final evaluation (n_final_episodes is 0)"
+    }
 
 
 def test_nothing_finished_and_no_settings_are_no_reason_to_fail(tmp_path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +27,10 @@ from upright.cli.main import main
 from upright.comparison import statistics
 from upright.comparison.summary import summarise
 from upright.errors import EnvironmentFault, RunError, SettingError
+from upright.evaluation import GreedyEpisode, greedy_episodes
 from upright.experiments import pool
 from upright.experiments.panel import SeedsTerminal, table
-from upright.experiments.seeds import Failed, Finished, Records, Reported, Task, Warned, finished, train_seed
+from upright.experiments.seeds import Failed, Finished, Records, Reported, Task, Warned, attempt, finished, train_seed
 from upright.experiments.training import at_once, experiment, plan
 from upright.runs.control import ask
 from upright.runs.folders import RunFolder
@@ -388,6 +392,7 @@ def test_a_result_that_is_not_of_these_settings_or_not_whole_counts_as_missing(t
         {"seconds": None},
         {"threshold": "x"},
         {"solved": 1},
+        {"episodes": 99},
     ):
         path.write_text(json.dumps({**good, **change}))
         assert finished(task) is None, change
@@ -395,6 +400,48 @@ def test_a_result_that_is_not_of_these_settings_or_not_whole_counts_as_missing(t
     assert finished(task) is None
     path.write_text(json.dumps(good))
     assert finished(Task(task.env, {**task.config, "gamma": 0.5}, 0, task.folder)) is None
+
+
+def test_a_seed_whose_final_evaluation_is_stopped_is_not_finished_and_the_next_try_evaluates_it(
+    tmp_path, monkeypatch
+) -> None:
+    task = plan("CartPole-v1", CONFIG.override(n_final_episodes=5, eval_freq=0), [0], tmp_path / "e")[0]
+
+    def stopped(*arguments: Any) -> Iterator[GreedyEpisode]:
+        yield from itertools.islice(greedy_episodes(*arguments), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("upright.runs.run.greedy_episodes", stopped)
+        failed = "It was stopped at step 400, in its final evaluation, with a checkpoint."
+        assert attempt(task) == {"failed": failed, "signal": signal.SIGINT}
+    written = json.loads(task.place.result.read_text())
+    assert written["episodes"] == 3 and written["final_mean"] > 0 and finished(task) is None
+    result = attempt(task)["finished"]
+    assert result["episodes"] == 5 and finished(task) == result
+
+
+def test_seeds_without_a_final_evaluation_are_finished_and_have_no_score(capsys, tmp_path) -> None:
+    words = ["train", *WORDS, "--total-timesteps", "200", "--n-final-episodes", "0", "--seeds", "2", "--out", "mine"]
+    for _ in range(2):  # the second time, what is there is taken as it is
+        assert main(words) == 0
+        printed = capsys.readouterr()
+        assert printed.out.count("trained, not evaluated") == 2 and printed.err == ""
+        assert "The final policies were not evaluated (n_final_episodes is 0), so there are no scores" in printed.out
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"failed": {}, "experiment": "mine"}
+    assert not Path("mine/summary.json").exists()
+    result = json.loads(Path("mine/seed-0/result.json").read_text())
+    with pytest.raises(SettingError, match="Seed 0 has no score to summarise, because its final policy was not eval"):
+        summarise([result])
+    config = upright.Config.from_file(json.loads(Path("mine/config.json").read_text())["config"])
+    task = plan("CartPole-v1", config, [0], Path("mine"))[0]
+    for change in ({"steps": 199}, {"seed": 1}):
+        Path("mine/seed-0/result.json").write_text(json.dumps({**result, **change}))
+        assert finished(task) is None
+    point = ["sweep", "CartPole-v1", *words[2:-1], "swept", "--gamma", "0.9", "0.99"]
+    assert main(point) == 0 and "there are no scores" in capsys.readouterr().out
+    assert not Path("swept/sweep.json").exists()
 
 
 @pytest.mark.parametrize("count", [3, 30])
@@ -416,6 +463,10 @@ def test_the_panel_shows_every_seed(count: int, tmp_path) -> None:
     assert "seed 2 failed: Its process ended with SIGKILL." in text
     assert text.count("mind the gap") == 1
     assert ("waits" in last) == (count > 3)
+    shown = SeedsTerminal(console, tasks)
+    shown.take(Reported(tasks[0], 400, {"rollout/ep_rew_mean": 43.0}))
+    shown.close()
+    assert "evaluating  return 43.0" in console.file.getvalue()
 
 
 def test_without_a_terminal_there_is_a_line_for_each_seed_that_ends(tmp_path, monkeypatch) -> None:

@@ -532,6 +532,7 @@ def test_two_processes_share_a_study() -> None:
         ("tune CartPole-v1 --trials 0", "trials is 0, but it has to be 1 or more."),
         ("tune CartPole-v1 --seeds 0", "seeds is 0, but it has to lie in [1, 10000]."),
         ("tune CartPole-v1 --seed -1", "seed is -1, but it has to be a whole number, 0 or more."),
+        ("tune CartPole-v1 --n-final-episodes 0", "n_final_episodes is 0, but a study chooses by the final evaluat"),
         ("tune CartPole-v1 --jobs 0", "jobs is 0, but it has to be 1 or more."),
         ("tune CartPole-v1 --jobs 2 --cluster auto", "give one of them."),
         ("tune CartPole-v1 --cluster 127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configurations import LOSSES, REPLAYS, TINY
-from faulty_environments import Repeating, Unrepeatable
+from faulty_environments import Repeating, Succeeding, Unrepeatable
 from run_digest import (
     TESTS,
     abandon,
@@ -47,6 +47,7 @@ VARIANTS = {
     **{name: (Repeating, {"replay": replay}) for name, replay in REPLAYS.items()},
     "workers": (Repeating, {"num_envs": 3, "vectorization_mode": "async"}),
     "8 workers, prioritised": (Masked, {"num_envs": 8, "vectorization_mode": "async", "replay": Prioritised()}),
+    "success": (Succeeding, {"num_envs": 2}),
     "images of bits": ("FrozenLake-v1", {"n_steps": 5, "loss": QLearning(double=True), "munchausen": None}),
 }
 

@@ -28,7 +28,7 @@ class Envs:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train an agent, or one a seed; evaluate final policies greedily over 100 episodes; keep all in run folders."""
+    """Train an agent, or one a seed; evaluate final policies greedily; keep all in run folders."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """A Gymnasium id, or module:Id, or module:Class (a class derived from gymnasium.Env)."""

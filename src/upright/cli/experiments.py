@@ -47,6 +47,7 @@ def experiment(arguments: Train) -> int:
         summary = _summaries(trained).get(folder)
         if summary is not None and not arguments.quiet:
             console.print(table(summary))
+        _say_if_not_evaluated(arguments, say)
         say(f"Experiment: {folder}")
     about = {} if summary is None else summary.to_dict()
     reasons = {str(event.task.seed): event.reason for event in trained.failed}
@@ -79,6 +80,7 @@ def sweep(points: dict[str, Sweep]) -> int:
             files.write(folder / "sweep.json", (json.dumps(result, indent=2) + "\n").encode())
             if not arguments.quiet:
                 console.print(sweep_table(found))
+        _say_if_not_evaluated(arguments, say)
         say(f"Sweep: {folder}")
     return _end(arguments, trained, {**result, "failed": {event.task.folder: event.reason for event in trained.failed}})
 
@@ -163,11 +165,18 @@ def _summaries(trained: Trained) -> dict[Path, Summary]:
     """The summaries of the experiments with finished seeds, by their folders, in which they are also written."""
     results: dict[Path, list[dict[str, Any]]] = {}
     for event in trained.finished:
+        if event.result.get("final_mean") is None:  # with n_final_episodes=0
+            continue
         results.setdefault(Path(event.task.folder).parent, []).append(event.result)
     summaries = {folder: summarise(found) for folder, found in results.items()}
     for folder, summary in summaries.items():
         write_summary(ExperimentFolder(folder).summary, summary)
     return summaries
+
+
+def _say_if_not_evaluated(arguments: Train, say: Callable[[str], None]) -> None:
+    if arguments.config.n_final_episodes == 0:
+        say("The final policies were not evaluated (n_final_episodes is 0), so there are no scores to summarise.")
 
 
 def _end(arguments: Train, trained: Trained, result: dict[str, Any]) -> int:

@@ -12,11 +12,13 @@ from typing import Any
 from upright.cli.arguments import Resume, Train
 from upright.dashboard import beside
 from upright.errors import SettingError
+from upright.evaluation import EvaluationSink
 from upright.result import Ended, train_to_result
+from upright.runs.description import is_complete
 from upright.runs.folders import RunFolder, new_folder, seed_folder
 from upright.runs.metrics import Sink, TensorBoard
 from upright.runs.run import Run
-from upright.views.terminal import Terminal, console_on, printed
+from upright.views.terminal import EvaluationTerminal, Terminal, console_on, printed
 
 
 def train(arguments: Train) -> int:
@@ -66,6 +68,7 @@ def _train_run(
     say: Callable[[str], None],
 ) -> Ended:
     began = time.perf_counter()
+    judged: list[EvaluationSink] = []
     sinks: list[Sink] = [TensorBoard(RunFolder(folder).tensorboard)] if arguments.tensorboard else []
     run = begin()
     try:
@@ -74,14 +77,24 @@ def _train_run(
         say(f"Training {run.name} for {total:,} steps{since}: engine {learner.engine} on {learner.device}.")
         if not arguments.quiet:
             sinks.append(Terminal(console, total, run.name, run.agent.engine, first))
+            judged.append(EvaluationTerminal(console))
     except BaseException:
         run.discard()
         raise
-    ended = train_to_result(run, began, preset, sinks)
-    stopped = f"Stopped at step {run.step:,}, with no checkpoint to resume from."
-    if run.checkpointed is not None:
-        since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
-        stopped = f"Stopped at step {run.step:,}; resume{since} with: upright resume {folder}"
-    say(stopped if ended.evaluation is None else f"Final policy: {ended.evaluation}.")
+    ended = train_to_result(run, began, preset, sinks, judged)
+    say(_conclusion(run, ended, folder))
     say(f"Run: {folder}")
     return ended
+
+
+def _conclusion(run: Run, ended: Ended, folder: Path) -> str:
+    """The final policy's evaluation, or where the run was stopped, and how to continue."""
+    if is_complete(ended.result, run.config):
+        return f"Final policy: {ended.evaluation or 'not evaluated (n_final_episodes is 0)'}."
+    if ended.evaluation is not None:
+        episodes = f"all {run.config.n_final_episodes:,} episodes"
+        return f"Stopped in the final evaluation: {ended.evaluation}; for {episodes}: upright resume {folder}"
+    if run.checkpointed is None:
+        return f"Stopped at step {run.step:,}, with no checkpoint to resume from."
+    since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
+    return f"Stopped at step {run.step:,}; resume{since} with: upright resume {folder}"

@@ -6,7 +6,7 @@ Nothing is written. What they say is computed in `upright.comparison.report`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from upright import files
 from upright.comparison.curves import Curve, curve_of, environment_of, threshold_of
 from upright.comparison.summary import Result
 from upright.errors import RunError, SettingError, one_line
+from upright.files import is_number
 from upright.runs import records
 from upright.runs.folders import SEED, ExperimentFolder, RunFolder, StudyFolder
 from upright.runs.metrics import WINDOW
@@ -129,13 +130,13 @@ def _read(place: ExperimentFolder, label: str, env: str, settings: dict[str, Any
     runs = place.seeds()
     for run in runs:
         try:
-            seeds[run.path.name] = _seed(run, env, settings.get("total_timesteps", 0))
+            seeds[run.path.name] = _seed(run, env, settings)
         except RunError as error:
             left_out[run.path.name] = str(error)
     return Experiment(place.path, label, env, threshold_of(place, runs), settings, seeds, left_out)
 
 
-def _seed(run: RunFolder, env: str, total: int) -> Seed:
+def _seed(run: RunFolder, env: str, settings: Mapping[str, Any]) -> Seed:
     """A finished run in this environment. Raises RunError with the reason why it cannot count."""
     files.refuse_link(run.path)
     resume = f"(upright resume {run.path})"
@@ -147,6 +148,9 @@ def _seed(run: RunFolder, env: str, total: int) -> Seed:
             f"it has no result yet, at step {int(max(steps, default=0)):,}: it is being trained, or was killed {resume}"
         )
     written = files.read_json(run.result)
+    total, asked = settings.get("total_timesteps", 0), settings.get("n_final_episodes", 0)
+    if settings and asked == 0:
+        raise RunError("it has no score, because its settings ask for no final evaluation (n_final_episodes is 0)")
     if "final_mean" in written and written["final_mean"] is None:
         raise RunError(f"it was stopped before its end {resume}")
     try:
@@ -155,6 +159,8 @@ def _seed(run: RunFolder, env: str, total: int) -> Seed:
         raise RunError(f"{run.result} is damaged: {error}") from error
     if result.steps < total:
         raise RunError(f"it ended after {result.steps:,} of {total:,} steps {resume}")
+    if is_number(episodes := written.get("episodes")) and episodes < asked:
+        raise RunError(f"its final evaluation was stopped after {episodes:,} of {asked:,} episodes {resume}")
     return Seed(result, *_history(run))
 
 

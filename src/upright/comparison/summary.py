@@ -23,6 +23,7 @@ from upright.comparison.statistics import (
     interquartile_mean,
     wilson_interval,
 )
+from upright.errors import SettingError
 from upright.files import is_number
 
 
@@ -169,9 +170,15 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> Summary:
     results: what each `Finished` has, or what result.json holds
 
     Each statistic of the final mean returns, and the share of seeds solved, has its 95 % interval: by the bootstrap
-    over seeds, and Wilson's. The worst seed's can only reach upwards: no resample holds a worse one. Raises ValueError
-    for values that are not a result's.
+    over seeds, and Wilson's. The worst seed's can only reach upwards: no resample holds a worse one. Raises
+    SettingError for seeds that were not evaluated, and ValueError for values that are not a result's.
     """
+    for result in results:
+        if "final_mean" in result and result["final_mean"] is None:
+            raise SettingError(
+                f"Seed {result.get('seed')} has no score to summarise, because its final policy was not evaluated; "
+                "train with n_final_episodes of 1 or more."
+            )
     return Summary.of(map(Result.from_dict, results))
 
 

@@ -22,10 +22,11 @@ from gymnasium import spaces
 from upright.environments.actions import Actions
 from upright.environments.claims import claim
 from upright.environments.masks import Masks, observed_mask
+from upright.environments.packages import spelled_out
 from upright.environments.playing import Playing
 from upright.environments.sources import EnvironmentSource, describe, make
 from upright.environments.spaces import Observations
-from upright.errors import EnvironmentFault
+from upright.errors import EnvironmentFault, SpaceError
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
@@ -57,8 +58,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
 
     reset() starts the next episode with the seed `episode_seed(run_seed, index, episode)`, from which the environment's
     spaces are seeded, too. Observations are `Observations.encode`d, actions are numbers 0 … n−1, and info holds nothing
-    but "action_mask" (bool `[n]`), if the environment has masks. Every fault is an EnvironmentFault that names
-    environment, episode, step and field; one of close() is only logged.
+    but "action_mask" (bool `[n]`), if the environment has masks, and at the end of an episode "is_success" (bool), if
+    the environment names it. Every fault is an EnvironmentFault that names environment, episode, step and field; one of
+    close() is only logged.
     notify: told what its user should know of how the environment is read (see `upright.make`)
     """
 
@@ -133,13 +135,11 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             raise self._fault(f"terminated is {terminated!r}, not True or False")
         if not isinstance(truncated, FLAGS):
             raise self._fault(f"truncated is {truncated!r}, not True or False")
-        return (
-            self._encode(observation),
-            reward,
-            bool(terminated),
-            bool(truncated),
-            self._masks(info, observation, ended=bool(terminated or truncated)),
-        )
+        ended = bool(terminated or truncated)
+        kept = self._masks(info, observation, ended)
+        if ended:
+            kept |= _success(info)
+        return self._encode(observation), reward, bool(terminated), bool(truncated), kept
 
     def retake(self, playing: Sequence[Playing]) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Begin the index-th of these episodes and take its actions again: the observation and mask that this led to.
@@ -159,6 +159,12 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
                 raise
             return None
         return observation, info.get("action_mask")
+
+    @property
+    def threshold(self) -> float | None:
+        """The mean return at which its registration counts it as solved, or None."""
+        threshold = None if self.unwrapped.spec is None else self.unwrapped.spec.reward_threshold
+        return None if threshold is None else float(threshold)
 
     def _encode(self, observation: Any) -> np.ndarray:
         try:
@@ -203,6 +209,16 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         return EnvironmentFault(
             f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; fix the environment."
         )
+
+
+def _success(info: dict[str, Any]) -> dict[str, bool]:
+    """Return what an episode's last info says of its success; nothing where that is neither a bool nor a number."""
+    value = info.get("is_success")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if not isinstance(value, (numbers.Real, np.bool_)) or math.isnan(value):
+        return {}
+    return {"is_success": bool(value)}
 
 
 def _shape_of(result: Any) -> str:
@@ -260,6 +276,8 @@ def make_environment(
     env = make(source, config, render_mode, notify)
     try:
         return Environment(env, describe(source), run_seed, index, config, first_episode, notify)
-    except BaseException:
+    except BaseException as error:
         env.close()
+        if isinstance(error, SpaceError):
+            raise SpaceError(f"{spelled_out(describe(source))}: {error}") from error
         raise

@@ -103,5 +103,11 @@ def missing(package: Package, name: str) -> str:
     """The sentence for an id whose package is not installed."""
     return (
         f"{name} needs the package {package.distribution}, which is not installed: pip install {package.distribution} "
-        f"(spelled out, it is {package.module}:{name})."
+        f"(spelled out, it is {spelled_out(name)})."
     )
+
+
+def spelled_out(name: str) -> str:
+    """An id with the module that registers it, as Gymnasium itself takes it, if it is a known package's."""
+    package = package_of(name)
+    return name if package is None else f"{package.module}:{name}"

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from upright.environments.actions import Actions
-from upright.environments.environment import Environment, make_environment
+from upright.environments.environment import EVALUATION_INDEX, Environment, make_environment
 from upright.environments.playing import Playing, RunningEpisodes
 from upright.environments.sources import EnvironmentSource, quiet
 from upright.environments.spaces import Observations
@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
     next_mask `[E, A]`: the actions allowed at next_obs, or None without masks
     obs, mask: what to act on next: next_obs, or the first observation of the next episode
     valid `[E]`: False where the environment was only reset, so that nothing here is a transition
+    success `[E]`: where an episode ended, whether it succeeded; None elsewhere, and where its info does not say so
     """
 
     next_obs: np.ndarray
@@ -51,6 +52,7 @@ class Outcome(NamedTuple):
     obs: np.ndarray
     mask: np.ndarray | None
     valid: list[bool]
+    success: list[bool | None]
 
 
 class Vector(Protocol):
@@ -59,6 +61,7 @@ class Vector(Protocol):
     num_envs: int
     observations: Observations
     actions: Actions
+    threshold: float | None
     playing: RunningEpisodes
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -75,22 +78,34 @@ class Vector(Protocol):
 
 
 class InProcess:
-    """Environments stepped one after the other, without a vector's overhead."""
+    """Environments stepped one after the other, without a vector's overhead.
+
+    is_open: False after `close`
+    """
 
     def __init__(self, environments: Sequence[Environment]) -> None:
         self.environments = list(environments)
         self.num_envs = len(self.environments)
         self.observations = self.environments[0].observations
         self.actions = self.environments[0].actions
+        self.threshold = self.environments[0].threshold
         self.playing = RunningEpisodes([Playing(0)] * self.num_envs, self.actions.n)
         self._valid = [True] * self.num_envs
+        self._no_success: list[bool | None] = [None] * self.num_envs
+        self._obs: np.ndarray | None = None
+        self._mask: np.ndarray | None = None
+        self._has_lent, self.is_open = False, True
 
     def reset(self) -> tuple[np.ndarray, np.ndarray | None]:
         obs, infos = zip(*(environment.reset() for environment in self.environments), strict=True)
         self.playing.replace([Playing(environment.episode) for environment in self.environments])
-        return _stack(obs), _stack_masks(infos)
+        self._has_lent = False
+        self._obs, self._mask = _stack(obs), _stack_masks(infos)
+        return self._obs, self._mask
 
     def step(self, actions: np.ndarray) -> Outcome:
+        if self._has_lent:
+            self._take_back()
         rows, reward, terminated, truncated, infos = [], [], [], [], []
         numbers = actions.tolist()
         for environment, action in zip(self.environments, numbers, strict=True):
@@ -101,20 +116,48 @@ class InProcess:
             truncated.append(is_truncated)
             infos.append(info)
         next_obs, next_mask = _stack(rows), _stack_masks(infos)
-        obs, mask = next_obs, next_mask
+        obs, mask, success = next_obs, next_mask, self._no_success
         if True in terminated or True in truncated:
+            success = [info.get("is_success") for info in infos]
             for i, environment in enumerate(self.environments):
                 if terminated[i] or truncated[i]:
                     rows[i], infos[i] = environment.reset()
             obs, mask = _stack(rows), _stack_masks(infos)
         self.playing.add(numbers, terminated, truncated)
-        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid)
+        self._obs, self._mask = obs, mask
+        return Outcome(next_obs, reward, terminated, truncated, next_mask, obs, mask, self._valid, success)
 
     def retake(self, playing: Sequence[Playing]) -> list[Retaken]:
         self.playing.replace(playing)
-        return [environment.retake(playing) for environment in self.environments]
+        self._has_lent = False
+        self._obs = self._mask = None  # what was seen before is of other episodes
+        rows = [environment.retake(playing) for environment in self.environments]
+        if None not in rows:
+            self._obs, self._mask = stack_retaken(rows)
+        return rows
+
+    @contextlib.contextmanager
+    def lent(self, seed: int) -> Iterator[list[Environment]]:
+        """Lend the first environment for evaluation episodes; the next step brings it back to its running episode."""
+        first = self.environments[0]
+        before = first.run_seed, first.index, first.episode
+        first.run_seed, first.index = seed, EVALUATION_INDEX
+        self._has_lent = True
+        try:
+            yield [first]
+        finally:
+            first.run_seed, first.index, first.episode = before
+
+    def _take_back(self) -> None:
+        """Bring the environment that was lent back to where it was."""
+        self._has_lent = False
+        first, mask = self.environments[0], None if self._mask is None else self._mask[0]
+        row = first.retake(list(self.playing))
+        if self._obs is None or differs(row, self._obs[0], mask):
+            raise EpisodesLost(f"{first.name} does not repeat itself: its running episode was lost by an evaluation.")
 
     def close(self) -> None:
+        self.is_open = False
         for environment in self.environments:
             environment.close()
 
@@ -153,6 +196,8 @@ class Vectorised:
         mask = info.get("action_mask")
         next_obs, next_mask, valid = obs, mask, ~self._resetting
         ended = terminated | truncated
+        last_info = info.get("final_info", {}) if self._mode == AutoresetMode.SAME_STEP else info
+        success = self._success(last_info, ended)
         if self._mode == AutoresetMode.NEXT_STEP:
             self._resetting = ended
         elif ended.any() and self._mode == AutoresetMode.SAME_STEP:
@@ -166,7 +211,15 @@ class Vectorised:
             if mask is not None:
                 mask = np.where(ended[:, None], first_info["action_mask"], mask)
         flags = terminated.tolist(), truncated.tolist()
-        return Outcome(next_obs, reward.tolist(), *flags, next_mask, obs, mask, valid.tolist())
+        return Outcome(next_obs, reward.tolist(), *flags, next_mask, obs, mask, valid.tolist(), success)
+
+    def _success(self, info: dict[str, Any], ended: np.ndarray) -> list[bool | None]:
+        """Return for `[E]` whether the episode that ended succeeded, from the infos at the ends."""
+        named = info.get("_is_success")
+        if named is None:
+            return [None] * self.num_envs
+        succeeded = info["is_success"].tolist()
+        return [value if has_it else None for value, has_it in zip(succeeded, (named & ended).tolist(), strict=True)]
 
 
 class Workers:
@@ -185,7 +238,7 @@ class Workers:
         replacements: int,
     ) -> None:
         self.num_envs = len(thunks)
-        self.observations, self.actions = first.observations, first.actions
+        self.observations, self.actions, self.threshold = first.observations, first.actions, first.threshold
         self._thunks, self._name = thunks, first.name
         self._timeout, self._replacements, self._replaced = timeout, replacements, 0
         self.playing = RunningEpisodes([Playing(first.episode + 1)] * self.num_envs, self.actions.n)
@@ -329,7 +382,7 @@ def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _stack_masks(infos: Sequence[dict[str, Any]]) -> np.ndarray | None:
-    return _stack([info["action_mask"] for info in infos]) if infos and infos[0] else None
+    return _stack([info["action_mask"] for info in infos]) if infos and "action_mask" in infos[0] else None
 
 
 def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_episode: int = 0) -> Vector:

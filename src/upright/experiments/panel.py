@@ -118,7 +118,8 @@ def _state(event: Event | None, total: int) -> Text:
     match event:
         case Reported(step=step, metrics=metrics):
             mean = metrics.get("rollout/ep_rew_mean")
-            return Text(f"{step / total:4.0%}" + ("" if mean is None else f"  return {mean:.1f}"))
+            where = f"{step / total:4.0%}" if step < total else "evaluating"
+            return Text(where + ("" if mean is None else f"  return {mean:.1f}"))
         case Finished():
             return Text(_final(event), style="bold" if event.result.get("solved") else "")
         case Failed():
@@ -127,6 +128,8 @@ def _state(event: Event | None, total: int) -> Text:
 
 
 def _final(event: Finished) -> str:
+    if event.result.get("final_mean") is None:
+        return "trained, not evaluated"
     solved = {True: ", solved", False: ", not solved"}.get(event.result["solved"], "")
     return f"{event.result['final_mean']:.2f}{solved}"
 

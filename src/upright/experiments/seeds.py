@@ -19,7 +19,7 @@ from upright.errors import FolderInUse, RunError, UprightError
 from upright.messages import first_line
 from upright.result import Ended, train_to_result
 from upright.runs import records
-from upright.runs.description import is_same
+from upright.runs.description import is_complete, is_same
 from upright.runs.folders import RunFolder
 from upright.runs.metrics import Sink, TensorBoard
 from upright.runs.run import Run
@@ -93,8 +93,8 @@ Event = Reported | Warned | Finished | Failed
 def train_seed(task: Task, sinks: Sequence[Sink] = ()) -> Ended:
     """Train a seed to its result, from its newest checkpoint if it has one; a result that is there is taken as it is.
 
-    SIGTERM or SIGINT stops it with a checkpoint and without an evaluation. Raises UprightError, and FolderInUse where
-    another process trains this seed.
+    SIGTERM or SIGINT stops it with a checkpoint and without a whole evaluation. Raises UprightError, and FolderInUse
+    where another process trains this seed.
     """
     config = Config.from_dict(task.config)
     found = finished(task)
@@ -134,24 +134,29 @@ def attempt(task: Task, patience: float = 0.0, sinks: Sequence[Sink] = ()) -> di
         except Exception as error:
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {first_line(error)}", "signal": None}
-        if ended.result["final_mean"] is None:  # by a signal, or by the dashboard
-            steps = ended.result["steps"]
-            return {"failed": f"It was stopped at step {steps:,}, with a checkpoint.", "signal": ended.signal}
+        if not is_complete(ended.result, Config.from_dict(task.config)):  # stopped by a signal, or by the dashboard
+            where = f"at step {ended.result['steps']:,}"
+            if ended.evaluation is not None:
+                where += ", in its final evaluation"
+            return {"failed": f"It was stopped {where}, with a checkpoint.", "signal": ended.signal}
         return {"finished": ended.result}
 
 
 def finished(task: Task) -> dict[str, Any] | None:
-    """The result that a seed has come to already with these settings, or None."""
+    """The result that a seed has come to already with these settings, or None; without `n_final_episodes` no score."""
     place, config = task.place, Config.from_dict(task.config)
     if not place.result.exists() or not is_same(place.experiment.config, task.env, config):
         return None
     try:
         written = files.read_json(place.result)
+        if not is_complete(written, config) or written.get("seed") != task.seed:
+            return None
+        if config.n_final_episodes == 0:
+            return written
         result = Result.from_dict(written)
     except (RunError, ValueError):
         return None
-    whole = result.seed == task.seed and "solved" in written and written["solved"] is result.solved
-    return written if whole and result.steps >= config.total_timesteps else None
+    return written if "solved" in written and written["solved"] is result.solved else None
 
 
 class Records:

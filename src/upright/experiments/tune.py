@@ -76,7 +76,12 @@ class Study:
         return StudyFolder(self.folder)
 
     def plan(self, config: Config, name: str) -> list[Task]:
-        """The tasks of a trial with these settings. Raises UprightError where they could not be trained."""
+        """The tasks of a trial with these settings. Raises UprightError where they could not be trained or judged."""
+        if config.n_final_episodes == 0:
+            raise SettingError(
+                "n_final_episodes is 0, but a study chooses by the final evaluations of its trials; give it 1 or more "
+                "(--n-final-episodes 100)."
+            )
         folder = self.place.trial(name).path
         return plan(self.env, config, self.seeds, folder, tensorboard=self.tensorboard, elsewhere=self.elsewhere)
 

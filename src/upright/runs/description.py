@@ -11,6 +11,7 @@ import upright
 from upright import files
 from upright.environments.sources import EnvironmentSource, describe, portable_name
 from upright.errors import SettingError, UprightError
+from upright.files import is_number
 from upright.settings.config import Config
 
 RUN_SCHEMA = 1
@@ -40,6 +41,12 @@ def write_description(path: Path, source: EnvironmentSource, config: Config) -> 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a run's result.json."""
     files.write(path, json.dumps(result, indent=2).encode())
+
+
+def is_complete(result: Mapping[str, Any], config: Config) -> bool:
+    """True if these values of a result.json are of a run that trained and was evaluated as its settings ask for."""
+    asked = {"steps": config.total_timesteps, "episodes": config.n_final_episodes}
+    return all(is_number(result.get(name)) and result[name] >= least for name, least in asked.items())
 
 
 def is_same(path: Path, source: EnvironmentSource, config: Config) -> bool:

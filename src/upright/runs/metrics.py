@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from upright.environments.vectors import Outcome
 
 READ_AT_ONCE = 2**20  # bytes
-WINDOW = 100  # episodes in rollout/ep_rew_mean and rollout/ep_len_mean, as in SB3
+WINDOW = 100  # episodes in rollout/ep_rew_mean, rollout/ep_len_mean and rollout/success_rate, as in SB3
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Progress:
     """A report, which `train` yields every `log_interval` steps, and once at the end.
 
     step, total: steps so far, and to go to · episodes: those that ended since the last one
-    metrics: by SB3's tag; train/… only after the first update, rollout/ep_… only after the first episode
+    metrics: by SB3's tag; train/… only after the first update, rollout/ep_… only after the first episode,
+    rollout/success_rate only where the environment says which episodes succeeded
     """
 
     step: int
@@ -61,6 +62,7 @@ class EpisodeStatistics:
     def __init__(self, num_envs: int) -> None:
         self._num_envs = num_envs
         self._recent: deque[Episode] = deque(maxlen=WINDOW)
+        self._successes: deque[bool] = deque(maxlen=WINDOW)
         self.new: list[Episode] = []
         self.count = 0
         self.forget_running()
@@ -76,6 +78,8 @@ class EpisodeStatistics:
                     self._recent.append(episode)
                     self.new.append(episode)
                     self.count += 1
+                    if (success := outcome.success[i]) is not None:
+                        self._successes.append(success)
                     self._reward[i], self._length[i] = 0.0, 0
 
     def forget_running(self) -> None:
@@ -94,6 +98,7 @@ class EpisodeStatistics:
             "count": np.array(self.count),
             "recent": _rows(self._recent),
             "new": _rows(self.new),
+            "successes": np.array(self._successes, np.bool_),
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -107,6 +112,11 @@ class EpisodeStatistics:
         self._recent.clear()
         self._recent.extend(_episodes(state["recent"]))
         self.new = _episodes(state["new"])
+        successes = state.get("successes", np.zeros(0, np.bool_))  # older checkpoints have none
+        if successes.ndim != 1 or successes.dtype != np.bool_:
+            raise ValueError(f"its successes are {successes.dtype} {successes.shape}")
+        self._successes.clear()
+        self._successes.extend(successes.tolist())
 
     def take(self) -> tuple[Episode, ...]:
         """The episodes that ended since the last call."""
@@ -114,13 +124,19 @@ class EpisodeStatistics:
         return new
 
     def means(self) -> dict[str, float]:
-        """rollout/ep_rew_mean and rollout/ep_len_mean over the last 100 episodes."""
+        """rollout/ep_rew_mean and rollout/ep_len_mean over the last 100 episodes.
+
+        And rollout/success_rate over the last 100 of which the environment said whether they succeeded.
+        """
         if not self._recent:
             return {}
-        return {
+        means = {
             "rollout/ep_rew_mean": float(np.mean([episode.reward for episode in self._recent])),
             "rollout/ep_len_mean": float(np.mean([episode.length for episode in self._recent])),
         }
+        if self._successes:
+            means["rollout/success_rate"] = float(np.mean(self._successes))
+        return means
 
 
 def _rows(episodes: Iterable[Episode]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ import numpy as np
 from upright import files
 from upright.agent import Agent, saved_parameters
 from upright.environments.sources import EnvironmentSource, describe
-from upright.environments.vectors import Outcome, differs, make_vector, stack_retaken
+from upright.environments.vectors import InProcess, Outcome, differs, make_vector, stack_retaken
 from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError
-from upright.evaluation import check_seed
+from upright.evaluation import (
+    Evaluation,
+    GreedyEpisode,
+    check_request,
+    check_seed,
+    fresh_environments,
+    greedy_episodes,
+)
 from upright.exploration import Repeats
 from upright.learners import NetworkSource
 from upright.messages import logger
@@ -189,6 +196,25 @@ class Run:
         self.episodes.add(self.step, outcome)
         self.returns.add(outcome)
         return range(before + 1, self.step + 1)
+
+    def evaluate(self, episodes: int, seed: int = 0) -> Evaluation:
+        """Run that many greedy episodes, where `greedy_episodes` plays them; see `Agent.evaluate`."""
+        return Evaluation.of(self.greedy_episodes(episodes, seed), self.vector.threshold)
+
+    def greedy_episodes(self, episodes: int, seed: int = 0) -> Generator[GreedyEpisode]:
+        """Play that many greedy episodes, and yield each as it ends.
+
+        In `n_eval_envs` fresh environments; if that is 0, in the run's own while it is open, which the next step brings
+        back to the episode that it is training on.
+        """
+        agent, vector = self.agent, self.vector
+        if self.config.n_eval_envs == 0 and isinstance(vector, InProcess) and vector.is_open:
+            check_request(episodes, seed)
+            where = vector.lent(seed)
+        else:
+            where = fresh_environments(agent.where_to_act(), self.config, episodes, seed, agent.spaces)
+        with where as environments:
+            yield from greedy_episodes(agent.greedy, environments, episodes)
 
     def report(self, metrics: dict[str, float]) -> Progress:
         """Return what happened since the last report, after writing it to the run's folder, if it has one."""

@@ -215,6 +215,11 @@ class Config(Checked):
             raise SettingError("env_kwargs is nested too deeply, or holds itself; give plain values.") from error
         if self.munchausen:
             self.loss.check_munchausen()
+        if self.n_eval_envs == 0 and self.vectorization_mode == "async":
+            raise SettingError(
+                "n_eval_envs=0 evaluates in training's own environment, which vectorization_mode=async keeps in a "
+                "worker process; choose --vectorization-mode sync, or --n-eval-envs 1."
+            )
         if self.amsgrad and self.optimizer not in ("adam", "adamw"):
             raise SettingError(
                 f"amsgrad needs Adam's second moment, and optimizer is {self.optimizer}; "

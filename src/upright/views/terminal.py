@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upright.evaluation import EvaluationProgress
 from upright.messages import told
 from upright.runs.metrics import Progress
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SHOWN = (
     ("return", "rollout/ep_rew_mean", "{:.1f}"),
     ("length", "rollout/ep_len_mean", "{:.0f}"),
+    ("success", "rollout/success_rate", "{:.0%}"),
     ("ε", "rollout/exploration_rate", "{:.2f}"),
     ("loss", "train/loss", "{:.3g}"),
     ("", "time/fps", "{:,.0f} steps/s"),
@@ -61,13 +63,14 @@ class Display:
     SECONDS_BETWEEN_LINES = 10.0
     SECONDS_BETWEEN_PANELS = 0.25
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, transient: bool = False) -> None:
+        """`transient`: let the panel disappear at the end."""
         self._console = console
         self._last = -np.inf if console.is_terminal else time.monotonic()
         if console.is_terminal:
             from rich.live import Live
 
-            self._live = Live(console=console, auto_refresh=False)
+            self._live = Live(console=console, auto_refresh=False, transient=transient)
             self._live.start()
 
     def show(self, panel: Callable[[], RenderableType], line: Callable[[], str], at_once: bool = False) -> None:
@@ -152,6 +155,30 @@ class Terminal:
         for line in lines:
             body.add_row(line)
         return Panel(body, title=Text(self._description), title_align="left", width=width)
+
+
+class EvaluationTerminal:
+    """The display of a final policy's evaluation while it lasts: one line, which its result replaces in a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._display: Display | None = None  # until the evaluation begins
+
+    def write(self, progress: EvaluationProgress) -> None:
+        """Take how far it is, and show it if that was last done long enough ago."""
+        from rich.text import Text
+
+        self._display = self._display or Display(self._console, transient=True)
+        self._display.show(lambda: Text(self._line(progress)), lambda: self._line(progress))
+
+    def close(self) -> None:
+        """Take the line from the terminal."""
+        if self._display is not None:
+            self._display.close()
+
+    def _line(self, progress: EvaluationProgress) -> str:
+        line = f"evaluating the final policy: {progress.ended:,} of {progress.total:,} episodes"
+        return line if progress.mean is None else f"{line}, mean return {progress.mean:.2f}"
 
 
 def sparkline(values: list[float], width: int) -> str:

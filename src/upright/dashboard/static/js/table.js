@@ -11,7 +11,7 @@ const COLUMNS = [
   ["progress", "Progress", "", (row) => (row.total ? row.step / row.total : null)],
   ["last", "Last return", "number", (row) => row.last, "Mean of the last 100 episodes, exploration included"],
   ["best", "Best return", "number", (row) => row.best, "Highest mean of 100 episodes, exploration included"],
-  ["final", "Final evaluation", "number", (row) => row.final, "Mean of 100 greedy episodes of the final policy"],
+  ["final", "Final evaluation", "number", (row) => row.final, "Mean of the greedy episodes that judge the final policy"],
   ["speed", "Steps/s", "number", (row) => row.speed],
   ["modified", "Last written", "number", (row) => row.modified],
 ];
