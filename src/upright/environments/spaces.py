@@ -230,8 +230,7 @@ def _chosen_keys(space: spaces.Space[Any], keys: tuple[str, ...], mask_key: str 
         python = ", ".join(map(repr, others)) + ("," if len(others) == 1 else "")
         raise SpaceError(
             f"observation[{unreadable[0]!r}] is {space[unreadable[0]]}, which has no fixed size for a network: choose "
-            f"the others with --observation-keys {' '.join(others)} (observation_keys=({python}) in Python), or encode "
-            "it with a wrapper (--wrapper module:Class)."
+            f"the others with --observation-keys {' '.join(others)} (observation_keys=({python}) in Python)."
         )
     return chosen if keys or mask_key is not None else None
 
