@@ -180,6 +180,7 @@ EXECUTING_MODULES = {
     "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "runpy", "code", "codeop", "yaml",
     "ctypes", "cffi", "subprocess", "pty", "imp",
 }  # fmt: skip
+IMPORTING_MODULES = ("__init__.py", "environments/packages.py", "environments/sources.py", "environments/wrapping.py")
 
 
 def executes(tree: ast.AST, module: str) -> Iterator[str]:
@@ -207,8 +208,8 @@ def executes(tree: ast.AST, module: str) -> Iterator[str]:
                 value=ast.Name(id="os"), attr="system" | "popen" | "execv" | "execve" | "spawnv" as name
             ):
                 yield f"os.{name}"
-            # environments/sources.py imports what the user names, or a file that is trusted; __init__.py the package's own modules.
-            case ast.Attribute(attr="import_module") if module not in ("environments/sources.py", "__init__.py"):
+            # These import what the user names, or a file that is trusted; __init__.py the package's own modules.
+            case ast.Attribute(attr="import_module") if module not in IMPORTING_MODULES:
                 yield "import_module"
             case ast.keyword(arg="allow_pickle" | "weights_only" as name) | ast.Constant(value="allow_pickle" as name):
                 yield str(name)
@@ -339,6 +340,9 @@ def test_a_module_in_a_downloaded_folder_stands_in_for_no_missing_one(
     [
         ({"env": "a_module_here:Env"}, "to use it is to run the code of that module"),
         ({"env": "os:system"}, "to use it is to run the code of that module"),
+        ({"env": "FlappyBird-v0"}, "to use it is to run the code of the module flappy_bird_gymnasium"),
+        ({"env": "gym:CartPole-v1"}, "to use it is to run the code of that module"),
+        ({"env": "GymV26Environment-v0", "env_kwargs": {"env_id": "a_module_here:Env"}}, "to use it is to run the code of"),
         ({"wrapper": ["a_module_here:Wrapper"]}, "to use it is to run the code of that module"),
         ({"wrapper": ["TimeLimit(max_episode_steps=3)"]}, "to use it is to run the code of that module"),
         ({"env_kwargs": {"xml_file": "/dev/zero"}}, "hands its environment the path '/dev/zero'"),
@@ -346,18 +350,22 @@ def test_a_module_in_a_downloaded_folder_stands_in_for_no_missing_one(
         ({"env_kwargs": {"a": [{"b": "~root"}]}}, "hands its environment the path '~root'"),
         ({"env_kwargs": {"desc": ["F" * 20_000]}}, "hands its environment more than 10,000 characters"),
         ({"env_kwargs": {"render_mode": []}}, "CartPole-v1"),
-        ({"env_kwargs": {"max_episode_steps": 3}}, "CartPole-v1 raised TypeError"),
-        ({"env_kwargs": {"id": "a"}}, "CartPole-v1 raised TypeError"),
+        ({"env_kwargs": {"max_episode_steps": 3}}, "holds 'max_episode_steps', which is a setting"),
+        ({"env_kwargs": {"id": "a"}}, "holds 'id', which is the environment itself"),
         ({"env": ["CartPole-v1"]}, "its env is no environment's name"),
         ({"env": {"CartPole-v1": 1}}, "its env is no environment's name"),
         ({"env": "x" * 2_000_000}, "its env is no environment's name"),
         ({"env": "x" * 999}, "There is no environment"),
-        ({"env": "CartPole-v1\x1b[2J\n"}, "Malformed environment ID"),
+        ({"env": "CartPole-v1\x1b[2J\n"}, "There is no environment"),
         ({"env": None}, "no file can name"),
     ],
 )  # fmt: skip
-def test_what_a_file_names_is_used_only_as_far_as_it_is_trusted(settings, says, plain: Path, tmp_path, capsys) -> None:
-    (tmp_path / "a_module_here.py").write_text("open('marker', 'w')\n")
+def test_what_a_file_names_is_used_only_as_far_as_it_is_trusted(
+    settings, says, plain: Path, tmp_path, capsys, monkeypatch
+) -> None:
+    for name in ("a_module_here", "flappy_bird_gymnasium"):
+        (tmp_path / f"{name}.py").write_text("open('marker', 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     run = copied(plain, tmp_path / "experiment")
 
     def change(value: dict[str, Any]) -> None:

@@ -288,7 +288,7 @@ def test_discretized_actions_cover_the_box_and_act_in_it() -> None:
 
 
 def test_a_callable_that_makes_something_else_is_refused() -> None:
-    with pytest.raises(EnvironmentFault, match=r"made a dict, not a gymnasium.Env"):
+    with pytest.raises(EnvironmentFault, match=r"dict is a class that is not derived from gymnasium.Env"):
         make(dict, Config())
     with pytest.raises(EnvironmentFault, match=r"made a vector of environments.* let num_envs make the vector"):
         make(lambda: gymnasium.make_vec("CartPole-v1", 2), Config())

@@ -6,7 +6,6 @@ so without its wrappers, of which the checker fails under NumPy 2.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from upright.errors import EnvironmentFault, MissingExtra, SpaceError
 from upright.messages import first_line
@@ -50,10 +49,9 @@ def make_specified(spec: Any, arguments: Mapping[str, Any], limited: bool, name:
 
     limited: with the time limit of its registration
     """
-    create = spec.entry_point
+    create: Any = spec.entry_point
     if isinstance(create, str):
-        module, _, attribute = create.partition(":")
-        create = getattr(importlib.import_module(module), attribute)
+        create = load_env_creator(create)
     kwargs = getattr(spec, "kwargs", None) or getattr(spec, "_kwargs", None) or {}  # the latter until gym 0.21
     env = make(create, {**kwargs, **arguments}, name)
     env.unwrapped.spec = EnvSpec(spec.id, entry_point=create, reward_threshold=spec.reward_threshold)
@@ -76,7 +74,7 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
     To see whose interface it has, gym 0.26's or that of the versions before, it is reset once.
     """
     try:
-        importlib.import_module("gym.wrappers")  # without which shimmy has nothing to convert
+        import gym.wrappers  # noqa: F401 - without which shimmy has nothing to convert
         from shimmy.openai_gym_compatibility import GymV21CompatibilityV0, GymV26CompatibilityV0
     except ImportError as error:
         raise MissingExtra(
@@ -187,14 +185,17 @@ class _Adapted:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    while is_old(env):
+    """An environment of gym and those that it wraps, the outermost first."""
+    innermost = env.unwrapped
+    while env is not innermost:
         yield env
-        env = vars(env).get("env")
+        env = env.env
+    yield innermost
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
     parameters = inspect.signature(function).parameters
-    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return argument in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _without_checker(env: Any) -> Any:

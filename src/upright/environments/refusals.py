@@ -94,17 +94,20 @@ def objection_to_arguments(
     except (TypeError, ValueError):
         return None
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = [each.name for each in parameters if each.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)]
-    unknown = [each for each in arguments if each not in named]
-    if unknown and not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+    nameless = (*variadic, inspect.Parameter.POSITIONAL_ONLY)
+    named = [parameter.name for parameter in parameters if parameter.kind not in nameless]
+    unknown = [argument for argument in arguments if argument not in named]
+    if unknown and not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         takes = f"it takes {', '.join(named)}" if named else "it takes none"
         setting = unknown[0] in Config.__dataclass_fields__
         hint = f" {unknown[0]} is a setting, not one of env_kwargs." if setting else did_you_mean(unknown[0], named)
         return f"{name} takes no argument {unknown[0]!r} when it is made; {takes}.{hint}"
     missing = [
-        each.name
-        for each in parameters
-        if each.default is each.empty and each.kind not in variadic and each.name not in {*arguments, *given}
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in variadic
+        and parameter.name not in {*arguments, *given}
     ]
     if missing:
         return (
@@ -127,7 +130,7 @@ def is_multi_agent(value: Any) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__.partition(".")[0] == "pettingzoo"
     cls = value if isinstance(value, type) else type(value)
-    return any(each.__name__ in ("AECEnv", "ParallelEnv", "MultiAgentEnv") for each in cls.__mro__)
+    return any(kind.__name__ in ("AECEnv", "ParallelEnv", "MultiAgentEnv") for kind in cls.__mro__)
 
 
 def not_derived(name: str) -> str:
@@ -139,7 +142,7 @@ def multi_agent(name: str) -> str:
     """The sentence about an environment of several agents."""
     return (
         f"{name} is an environment of several agents, and the DQN family trains one: write a gymnasium.Env in which "
-        "the others are part of the environment, or make it a single agent's with a wrapper, such as SuperSuit's."
+        "the others are part of the environment."
     )
 
 

@@ -134,7 +134,7 @@ def _make_by_name(
             return old_gym.make_specified(spec, arguments, limited, source)
         if refusals.is_multi_agent(cls):
             raise EnvironmentFault(refusals.multi_agent(source))
-        classes = [each for each in vars(imported) if _is_environment_class(vars(imported)[each])]
+        classes = [key for key, value in vars(imported).items() if _is_environment_class(value)]
         known = old_gym.registered() if of_old else gymnasium.registry
         raise EnvironmentFault(
             f"The module {module!r} has no environment {name!r}: neither a registered id nor a class derived "
@@ -187,7 +187,7 @@ def _arguments_explained(
 def successor(name: str) -> str | None:
     """The newest registered version of an id's name; None when that is the id itself, or there is none."""
     stem = re.sub(r"-v\d+$", "", name)
-    versions = [each for each in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", each)]
+    versions = [other for other in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", other)]
     newest = max(versions, key=_version, default=None)
     return None if newest == name else newest
 
@@ -198,7 +198,8 @@ def _version(name: str) -> int:
 
 
 def _is_environment_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+    derived = isinstance(value, type) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+    return derived or (isinstance(value, type) and old_gym.is_old(value))
 
 
 def _is_limited(env: gymnasium.Env[Any, Any]) -> bool:
@@ -262,7 +263,7 @@ def unknown_environment(name: str) -> str:
         outdated = _version(name) < _version(newest)
         relation = f"any more: {newest} succeeds it" if outdated else f"yet: {newest} is the newest"
         return f"There is no environment {name!r} {relation}."
-    if "/" in name and not any(each.startswith(name.split("/")[0] + "/") for each in gymnasium.registry):
+    if "/" in name and not any(other.startswith(name.split("/")[0] + "/") for other in gymnasium.registry):
         return (
             f"There is no environment {name!r}: nothing has registered the namespace {name.split('/')[0]!r}; "
             f"name the module that does, as in module:{name}."

@@ -37,8 +37,10 @@ def allowed_source(
     if trusted:
         return source
     if foreign:
+        package = package_of(foreign[0])
+        module = "that module" if package is None else f"the module {package.module}"
         raise EnvironmentFault(
-            f"This policy's file names {foreign[0]!r}, and to use it is to run the code of that module; "
+            f"This policy's file names {foreign[0]!r}, and to use it is to run the code of {module}; "
             "if you trust the file, say so: --trust, or load(folder, trust=True)."
         )
     if given is not None and not isinstance(given, str):
@@ -81,9 +83,8 @@ def _runs_code(name: str) -> bool:
 def _imports(name: str) -> bool:
     """True if to make the environment of that name imports a module.
 
-    So does an id of a known package, whose module is not always the one that was installed: the folder that a file is
-    read from can hold one of that name. And so do the ids for which Gymnasium's registry has shimmy make what their
-    arguments name.
+    An id of a known package does, and what is found under the module's name may come from the folder of the file. So do
+    the ids with which Gymnasium has shimmy make the environment that their arguments name.
     """
     known = package_of(name) is not None and name not in gymnasium.registry
     return _runs_code(name) or known or name.startswith(("GymV21Environment", "GymV26Environment"))

@@ -26,7 +26,7 @@ def wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
         call = ast.parse(f"wrapper({rest or ')'}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("not a list of key=value")
-        arguments = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except ImportError as error:
         raise SettingError(f"The wrapper {text!r} cannot be imported: {error}.") from error
     except (SyntaxError, ValueError) as error:
@@ -36,9 +36,9 @@ def wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
         one = f": {name}" if name in gymnasium.wrappers.__all__ else ""
         raise SettingError(f"The wrapper {text!r} is one of vectors, and wrapper names those of one environment{one}.")
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
-        known = [each for each in dir(home) if isinstance(getattr(home, each, None), type)]
+        classes = [key for key in dir(home) if isinstance(getattr(home, key, None), type)]
         raise SettingError(
-            f"There is no wrapper {name!r} in {home.__name__}.{did_you_mean(name, known)} "
+            f"There is no wrapper {name!r} in {home.__name__}.{did_you_mean(name, classes)} "
             "A wrapper is a class derived from gymnasium.Wrapper, written module:Class."
         )
     try:
