@@ -195,7 +195,9 @@ def test_a_value_of_the_wrong_type_is_refused_in_a_sentence(name: str, agent: up
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("cls", [upright.Config, upright.Munchausen, *KINDS["loss"].values(), *KINDS["replay"].values()])
+@pytest.mark.parametrize(
+    "cls", [upright.Config, upright.Munchausen, *KINDS["loss"].values(), *KINDS["replay"].values()]
+)
 def test_a_setting_of_the_wrong_type_is_refused_in_a_sentence(cls: type) -> None:
     faults = []
     for field in dataclasses.fields(cls):
@@ -210,7 +212,16 @@ def test_a_setting_of_the_wrong_type_is_refused_in_a_sentence(cls: type) -> None
 def test_every_public_callable_is_walked(agent: upright.DQN) -> None:
     """A new public function, or a new argument of one, has to be added above."""
     walked = calls(agent)
-    values = {"Config", "Categorical", "ImplicitQuantile", "Munchausen", "Prioritised", "QLearning", "Quantile", "Uniform"}
+    values = {
+        "Config",
+        "Categorical",
+        "ImplicitQuantile",
+        "Munchausen",
+        "Prioritised",
+        "QLearning",
+        "Quantile",
+        "Uniform",
+    }
     given = {"Agent", "Evaluation", "Failed", "Finished", "Progress", "Reported", "UprightError", "Warned", "PRESETS"}
     assert {name for name in upright.__all__ if name not in values | given} <= set(walked)
     for name in ("Run", "make", "load", "train", "experiment", "exploration_rate", "live", "summarise", "ReplayMemory"):

@@ -173,7 +173,11 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> Summary:
     over seeds, and Wilson's. The worst seed's can only reach upwards: no resample holds a worse one. Raises
     SettingError for seeds that were not evaluated or values that are not a result's.
     """
-    if not results or not isinstance(results, Sequence) or not all(isinstance(result, Mapping) for result in results):
+    if (
+        not isinstance(results, Sequence)
+        or not len(results)
+        or not all(isinstance(result, Mapping) for result in results)
+    ):
         raise wrong("results", results, "the results of an experiment's seeds, at least one")
     for result in results:
         if "final_mean" in result and result["final_mean"] is None:
