@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from upright.errors import Misfit, shown
-
 _HALF = 2**64
 
 
@@ -64,20 +62,18 @@ class Form(NamedTuple):
 
 
 def check_fit(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray | Form]) -> None:
-    """Refuse, with a Misfit of one sentence, arrays whose names, shapes or kinds of numbers are not as expected."""
-    if not isinstance(given, Mapping):
-        raise Misfit(f"they are {shown(given)}, but have to be arrays by name")
+    """Refuse, with a ValueError of one sentence, arrays whose names, shapes or kinds of numbers are not as expected."""
     for name, like in expected.items():
         if name not in given:
-            raise Misfit(f"{name!r} is missing")
+            raise ValueError(f"{name!r} is missing")
         array = np.asarray(given[name])
         if array.shape != like.shape:
-            raise Misfit(f"{name!r} has shape {array.shape}, and {like.shape} is needed")
+            raise ValueError(f"{name!r} has shape {array.shape}, and {like.shape} is needed")
         if not np.can_cast(array.dtype, like.dtype, "same_kind"):
-            raise Misfit(f"{name!r} holds {array.dtype}, and {like.dtype} is needed")
+            raise ValueError(f"{name!r} holds {array.dtype}, and {like.dtype} is needed")
     for name in given:
         if name not in expected:
-            raise Misfit(f"{name!r} is not known here")
+            raise ValueError(f"{name!r} is not known here")
 
 
 def check_counts(name: str, array: np.ndarray, shape: tuple[int, ...] = (), below: int = 2**62) -> None:
