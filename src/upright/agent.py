@@ -51,13 +51,13 @@ class Agent:
         parameters: Mapping[str, np.ndarray] | None = None,
         trusted: bool = True,
     ) -> None:
-        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
+        """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
         self.problem = Problem(
             observations.shape, observations.is_image, actions.n, observations.scale, observations.structure
         )
         if parameters is not None and network is None:
-            check_fit(parameters, parameter_forms(config, self.problem))
+            _check_parameters(parameters, config, self.problem)
         self.learner: Learner = make_learner(config, self.problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
         self.has_own_network, self.trusted = network is not None, trusted
@@ -252,6 +252,15 @@ def greedy_actions(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Return argmax_a Q(s, a) over the allowed actions: values `[E, A]` → action numbers `[E]`."""
     best: np.ndarray = (q if mask is None else np.where(mask, q, -np.inf)).argmax(axis=1)
     return best
+
+
+def _check_parameters(parameters: Any, config: Config, problem: Problem) -> None:
+    if not isinstance(parameters, Mapping):
+        raise wrong("parameters", parameters, "arrays by name")
+    try:
+        check_fit(parameters, parameter_forms(config, problem))
+    except ValueError as error:
+        raise Misfit(error) from error
 
 
 def is_importable(source: EnvironmentSource | None) -> bool:

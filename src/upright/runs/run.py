@@ -58,7 +58,7 @@ class Run:
         network: NetworkSource | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
+        """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
         check_seed(seed)
         if not isinstance(config, Config):
             raise wrong("config", config, "an upright.Config, such as upright.Config(gamma=0.98)")
