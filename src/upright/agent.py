@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from upright.environments.saved_spaces import from_dict, to_dict
 from upright.environments.sources import EnvironmentSource, portable_name
 from upright.environments.spaces import Observations
 from upright.environments.trust import allowed_source, named_environment
-from upright.errors import ObservationError, RunError, UprightError
+from upright.errors import Misfit, RunError, UprightError, wrong
 from upright.learners import Learner, NetworkSource, make_learner, parameter_forms, why_engine
 from upright.learners.problem import Problem
 from upright.messages import first_line
@@ -51,13 +51,13 @@ class Agent:
         parameters: Mapping[str, np.ndarray] | None = None,
         trusted: bool = True,
     ) -> None:
-        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
+        """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
         self.problem = Problem(
             observations.shape, observations.is_image, actions.n, observations.scale, observations.structure
         )
         if parameters is not None and network is None:
-            check_fit(parameters, parameter_forms(config, self.problem))
+            _check_parameters(parameters, config, self.problem)
         self.learner: Learner = make_learner(config, self.problem, seed, network)
         self.random = np.random.default_rng([seed, 1])  # for predict; a stream of its own
         self.has_own_network, self.trusted = network is not None, trusted
@@ -122,9 +122,11 @@ class Agent:
         action_masks: allowed actions, `[A]` or `[B, A]` (sb3-contrib's name); where the observation holds a mask that
         the policy was trained with, it is read if none is given here
 
-        Returns (action, state), the action in the environment's own action space. Raises ObservationError, which is a
+        Returns (action, state), the action in the environment's own action space. Raises Misfit, which is a
         ValueError, for an observation or a mask that does not fit.
         """
+        if not isinstance(deterministic, (bool, np.bool_)):
+            raise wrong("deterministic", deterministic, "True or False")
         obs, single = self._encode(observation)
         if action_masks is None:
             action_masks = self.observations.mask(observation)
@@ -137,7 +139,7 @@ class Agent:
         return (action[0] if single else action), state
 
     def q_values(self, observation: Any) -> np.ndarray:
-        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`. Raises ObservationError for what does not fit."""
+        """Q(s, ·) of one observation `[A]`, or of a batch `[B, A]`. Raises Misfit for what does not fit."""
         obs, single = self._encode(observation)
         q = self.learner.q_values(obs)
         return q[0] if single else q
@@ -151,7 +153,7 @@ class Agent:
                 method = "reset" if len(observation) == 2 else "step"
                 rest = "info" if len(observation) == 2 else "reward, terminated, truncated, info"
                 hint = f"it is the tuple that {method}() returned, whose first part to give: observation, {rest} = …"
-            raise ObservationError(f"{first_line(error)}; {hint}.") from error
+            raise Misfit(f"{first_line(error)}; {hint}.") from error
 
     def _masks(self, action_masks: Any, count: int, single: bool) -> np.ndarray:
         """The actions `[B, A]` that masks for so many observations allow."""
@@ -163,7 +165,7 @@ class Agent:
             if not mask.any(axis=1).all():
                 raise ValueError("forbids every action of an observation")
         except (ValueError, TypeError) as error:
-            raise ObservationError(f"action_masks {first_line(error)}.") from error
+            raise Misfit(f"action_masks {first_line(error)}.") from error
         return mask
 
     def evaluate(
@@ -186,7 +188,7 @@ class Agent:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write policy.json and policy.safetensors, all that `load` needs, and return the folder."""
-        folder = Path(folder)
+        folder = files.as_path(folder)
         content = files.tensors(self.learner.parameters())
         description = {
             "schema": POLICY_SCHEMA,
@@ -230,7 +232,7 @@ class Agent:
             self.config,
             self.observation_space,
             self.action_space,
-            self.source if is_picklable(self.source) else None,
+            self.source if is_importable(self.source) else None,
             self.learner.own_network(),
             self.learner.state(),
             generator_state(self.random),
@@ -252,13 +254,23 @@ def greedy_actions(q: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return best
 
 
-def is_picklable(source: Any) -> bool:
-    """True if another process can be sent this environment's source."""
+def _check_parameters(parameters: Any, config: Config, problem: Problem) -> None:
+    if not isinstance(parameters, Mapping):
+        raise wrong("parameters", parameters, "arrays by name")
     try:
-        pickle.dumps(source)
-    except Exception:
-        return False
-    return True
+        check_fit(parameters, parameter_forms(config, problem))
+    except ValueError as error:
+        raise Misfit(error) from error
+
+
+def is_importable(source: EnvironmentSource | None) -> bool:
+    """True if another process can be sent this environment's source: a name, or what a module has under its name."""
+    if not callable(source):
+        return True
+    found: Any = sys.modules.get(getattr(source, "__module__", ""))
+    for name in getattr(source, "__qualname__", "<lambda>").split("."):
+        found = getattr(found, name, None)
+    return found is source
 
 
 def _copied(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST_MESSAGE = 2_000  # characters
 LONGEST_NAME = 1_000
+LONGEST_VALUE = 200
 
 
 class UprightError(Exception):
@@ -28,8 +30,8 @@ class SpaceError(UprightError):
     """An observation or action space that this family of algorithms cannot learn on."""
 
 
-class ObservationError(UprightError, ValueError):
-    """An observation, or an action mask, that a policy was given and that is not of its environment's kind."""
+class Misfit(UprightError, ValueError):
+    """Arrays that do not fit: an observation or a mask a policy, parameters a network, a transition a memory."""
 
 
 class EnvironmentFault(UprightError):
@@ -60,6 +62,20 @@ class FolderInUse(RunError):
 
 class MissingExtra(UprightError):
     """An optional dependency is not installed; the message holds the `pip install` line."""
+
+
+def wrong(name: str, value: Any, expected: str) -> SettingError:
+    """Return the error for an argument that is not what it has to be, such as "a path"."""
+    return SettingError(f"{name} is {shown(value)}, but it has to be {expected}.")
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, or the name of its type where that is long or cannot be written."""
+    try:
+        text = repr(value)
+    except Exception:  # of an integer with thousands of digits, or of what is nested too deeply
+        text = ""
+    return text if 0 < len(text) <= LONGEST_VALUE else f"a {type(value).__name__}"
 
 
 def one_line(text: str) -> str:

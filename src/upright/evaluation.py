@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from upright.environments.environment import EVALUATION_INDEX, Environment, make_environment
 from upright.environments.sources import EnvironmentSource
-from upright.errors import EnvironmentFault, SettingError
+from upright.errors import EnvironmentFault, SettingError, wrong
 from upright.settings.config import Config
 
 MOST_EPISODES = 1_000_000
@@ -193,7 +193,7 @@ def check_spaces(environment: Environment, expected: Spaces | None) -> None:
 def check_request(episodes: Any, seed: Any) -> None:
     """Refuse a number of episodes below 1 or beyond all use, or what is no seed."""
     if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 1:
-        raise SettingError(f"episodes is {episodes!r}, but it has to be a whole number, 1 or more.")
+        raise wrong("episodes", episodes, "a whole number, 1 or more")
     if episodes > MOST_EPISODES:
         raise SettingError(f"episodes is {episodes}, but it has to be {MOST_EPISODES} or fewer.")
     check_seed(seed)
@@ -202,5 +202,5 @@ def check_request(episodes: Any, seed: Any) -> None:
 def check_seed(seed: Any) -> int:
     """Return a seed; refuse one that is not a whole number from 0 on."""
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise SettingError(f"seed is {seed!r}, but it has to be a whole number, 0 or more.")
+        raise wrong("seed", seed, "a whole number, 0 or more")
     return int(seed)

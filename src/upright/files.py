@@ -24,7 +24,7 @@ from typing import IO, Any, TypeGuard
 import filelock
 import numpy as np
 
-from upright.errors import FolderInUse, RunError
+from upright.errors import FolderInUse, RunError, wrong
 from upright.machine import available_bytes
 
 LOCK = "lock"  # the name of the file by which a process holds a folder
@@ -34,9 +34,9 @@ _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 
 
 def as_path(given: Any, what: str = "folder") -> Path:
-    """The path that a user gave. Raises RunError for what is none."""
-    if not isinstance(given, (str, os.PathLike)):
-        raise RunError(f"{what} is {given!r}, but it has to be a path, as text or as a pathlib.Path.")
+    """The path that a user gave. Raises SettingError for what is none."""
+    if not isinstance(given, (str, os.PathLike)) or "\0" in str(given):
+        raise wrong(what, given, "a path, as text or as a pathlib.Path")
     return Path(given)
 
 

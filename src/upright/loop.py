@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from upright.errors import EnvironmentFault, SettingError
+import numpy as np
+
+from upright.errors import EnvironmentFault, wrong
 from upright.messages import logger
 from upright.runs.metrics import Progress
 from upright.runs.run import Run
@@ -24,7 +26,7 @@ def train(run: Run, steps: int | None = None) -> Iterator[Progress]:
     `run.stop()` ends it after the step that it is in.
     """
     if not isinstance(run, Run):
-        raise SettingError(f"run is {run!r}, but it has to be an upright.Run: train(upright.Run(env, config)).")
+        raise wrong("run", run, "an upright.Run, as in train(upright.Run(env, config))")
     config, began = run.config, (time.perf_counter(), run.step)
     end = config.total_timesteps if steps is None else min(config.total_timesteps, run.step + checked_steps(steps))
     if run.step == 0:
@@ -142,9 +144,9 @@ def first_update(config: Config) -> int:
 def checked_steps(steps: Any) -> int:
     """A number of steps to train for, which may be written 1e5. Raises SettingError for anything else."""
     is_number = isinstance(steps, (numbers.Integral, float)) and not isinstance(steps, bool)
-    if is_number and steps >= 1 and float(steps).is_integer():
+    if is_number and 1 <= steps < 2**63 and float(steps).is_integer():
         return int(steps)
-    raise SettingError(f"The number of steps is {steps!r}, but it has to be a whole number, 1 or more.")
+    raise wrong("The number of steps", steps, "a whole number, 1 or more")
 
 
 def exploration_rate(config: Config, step: int) -> float:
@@ -153,6 +155,10 @@ def exploration_rate(config: Config, step: int) -> float:
     With `exploration_after_learning_starts`, step counts from `learning_starts`, and ε is the initial one before it:
     random play fills the memory, and what is learned is explored with (NeuralQLearner.lua of Mnih 2015).
     """
+    if not isinstance(config, Config):
+        raise wrong("config", config, "an upright.Config")
+    if not isinstance(step, (int, float, np.integer)) or not 0 <= step < 2**63:
+        raise wrong("step", step, "a number of steps, 0 or more")
     initial, final = config.exploration_initial_eps, config.exploration_final_eps
     if config.exploration_after_learning_starts:
         step = max(0, step - config.learning_starts)

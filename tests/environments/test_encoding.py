@@ -18,7 +18,7 @@ from engines import ENGINES
 from upright.environments.actions import Actions
 from upright.environments.environment import encoding
 from upright.environments.spaces import Observations
-from upright.errors import ObservationError, SpaceError
+from upright.errors import Misfit, SpaceError
 from upright.settings.config import Config
 
 INTEGERS = [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64]
@@ -184,7 +184,7 @@ def test_a_policy_of_chosen_entries_takes_the_environments_own_observations(tmp_
     batch = {"direction": np.array([0, 1, 2]), "image": np.zeros((3, 40, 40, 3), np.uint8), "mission": ("a", "b", "c")}
     assert kept.predict(batch)[0].shape == (3,)
     np.testing.assert_array_equal(kept.q_values(batch), agent.q_values(batch))
-    with pytest.raises(ObservationError, match="has no key 'direction'"):
+    with pytest.raises(Misfit, match="has no key 'direction'"):
         kept.predict({"image": np.zeros((40, 40, 3), np.uint8)})
     assert "image" not in caplog.text
 

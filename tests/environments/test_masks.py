@@ -12,7 +12,7 @@ from gymnasium import spaces
 import upright
 from configurations import SHORT
 from upright.environments.environment import make_environment
-from upright.errors import EnvironmentFault, ObservationError
+from upright.errors import EnvironmentFault, Misfit
 from upright.settings.config import Config
 
 ALLOWED = np.array([1, 0, 1, 0], np.int8)
@@ -115,7 +115,7 @@ def test_a_policy_with_masks_in_its_observations_reads_them_itself(tmp_path) -> 
             assert policy.predict(observation)[0] == policy.predict(observation, deterministic=False)[0] == action
         batch = {"observation": np.zeros((4, 3), np.float32), "action_mask": np.eye(4, dtype=np.int8)}
         assert policy.predict(batch)[0].tolist() == [0, 1, 2, 3]
-        with pytest.raises(ObservationError, match="no key 'observation'"):
+        with pytest.raises(Misfit, match="no key 'observation'"):
             policy.predict({"action_mask": ALLOWED})
 
 

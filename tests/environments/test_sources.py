@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import types
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 import upright
 from toy_environments import Noisy
 from upright.environments import packages
+from upright.environments.environment import make_environment
 from upright.environments.registry import inspect, registered
 from upright.environments.sources import describe, make, portable_name, unknown_environment
 from upright.errors import EnvironmentFault, MissingExtra, SettingError, UprightError
@@ -465,3 +468,62 @@ def test_gym_as_a_name_of_gymnasium_is_gymnasium(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gym", gymnasium)
     assert isinstance(make(Noisy).unwrapped, Noisy)
     assert isinstance(make("gym:CartPole-v1").unwrapped, gymnasium.Env)
+
+
+# --- small differences from Gymnasium's interface
+
+
+class NoOptions(Noisy):
+    def reset(self, seed: int | None = None) -> Any:  # type: ignore[override]
+        return super().reset(seed=seed)
+
+
+class NoArguments(Noisy):
+    def reset(self) -> Any:  # type: ignore[override]
+        self.time = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+
+@pytest.mark.parametrize("source", [NoOptions, NoArguments])
+@pytest.mark.parametrize("registered", [False, True])
+def test_an_environment_whose_reset_takes_fewer_arguments_trains_and_repeats_itself(source, registered, caplog) -> None:
+    name: Any = source
+    if registered:
+        name = f"{source.__name__}-v0"
+        gymnasium.register(name, source, max_episode_steps=5)
+    try:
+        seen = []
+        for seed in (1, 1, 2):
+            environment = make_environment(name, Config(), seed, 0, notify=logging.getLogger("upright").warning)
+            first, _ = environment.reset()
+            seen.append(first.tobytes() + environment.step(0)[0].tobytes())
+        assert seen[0] == seen[1] != seen[2]
+        assert ("takes no seed in reset()" in caplog.text) == (source is NoArguments)
+        upright.DQN(name, total_timesteps=60, learning_starts=20, num_envs=2).learn().close()
+    finally:
+        gymnasium.registry.pop(f"{source.__name__}-v0", None)
+
+
+def test_versions_of_other_packages_may_be_variants(caplog) -> None:
+    for version in (0, 1):
+        gymnasium.register(f"Variant-v{version}", Noisy)
+    try:
+        upright.make("Variant-v0")
+        assert "succeeds" not in caplog.text
+        upright.make("CartPole-v0")
+        assert "CartPole-v0 is out of date: CartPole-v1 succeeds it." in caplog.text
+    finally:
+        for version in (0, 1):
+            del gymnasium.registry[f"Variant-v{version}"]
+
+
+def test_several_rewards_are_named_as_such() -> None:
+    class Two(Noisy):
+        def step(self, action: int) -> Any:
+            observation, reward, *rest = super().step(action)
+            return observation, np.array([reward, 1.0]), *rest
+
+    environment = make_environment(Two, Config(), 0, 0)
+    environment.reset()
+    with pytest.raises(EnvironmentFault, match="the reward has 2 numbers, one for each of several objectives: weigh"):
+        environment.step(0)

@@ -23,7 +23,7 @@ from upright.comparison.statistics import (
     interquartile_mean,
     wilson_interval,
 )
-from upright.errors import SettingError
+from upright.errors import SettingError, wrong
 from upright.files import is_number
 
 
@@ -171,15 +171,24 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> Summary:
 
     Each statistic of the final mean returns, and the share of seeds solved, has its 95 % interval: by the bootstrap
     over seeds, and Wilson's. The worst seed's can only reach upwards: no resample holds a worse one. Raises
-    SettingError for seeds that were not evaluated, and ValueError for values that are not a result's.
+    SettingError for seeds that were not evaluated or values that are not a result's.
     """
+    if (
+        not isinstance(results, Sequence)
+        or not len(results)
+        or not all(isinstance(result, Mapping) for result in results)
+    ):
+        raise wrong("results", results, "the results of an experiment's seeds, at least one")
     for result in results:
         if "final_mean" in result and result["final_mean"] is None:
             raise SettingError(
                 f"Seed {result.get('seed')} has no score to summarise, because its final policy was not evaluated; "
                 "train with n_final_episodes of 1 or more."
             )
-    return Summary.of(map(Result.from_dict, results))
+    try:
+        return Summary.of(map(Result.from_dict, results))
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"results cannot be summarised: {error}.") from error
 
 
 def write_summary(path: Path, summary: Summary) -> None:

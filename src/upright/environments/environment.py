@@ -175,6 +175,11 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     def _number(self, reward: Any) -> float:
         if isinstance(reward, np.ndarray) and reward.size == 1:
             reward = reward.item()
+        if isinstance(reward, np.ndarray) and reward.dtype.kind in "biuf":
+            raise self._fault(
+                f"the reward has {reward.size} numbers, one for each of several objectives: weigh them into one with a "
+                "wrapper, such as --wrapper mo_gymnasium.wrappers:LinearReward"
+            )
         if not isinstance(reward, (numbers.Real, np.bool_)):
             raise self._fault(f"the reward is {reward!r}, not a number")
         return float(reward)

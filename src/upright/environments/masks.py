@@ -20,10 +20,15 @@ OTHERS = (
     METHOD,
     "avail_actions",
     "available_actions",
+    "get_action_mask",
+    "get_legal_actions",
+    "get_valid_actions",
     "invalid_actions",
     "legal_actions",
     "legal_moves",
+    "valid_action_mask",
     "valid_actions",
+    "valid_moves",
 )
 
 
@@ -50,7 +55,7 @@ class Masks:
         if setting in ("auto", "method") and env.has_wrapper_attr(METHOD):
             method = env.get_wrapper_attr(METHOD)
             self._method = method if callable(method) else None
-        self._others = [name for name in OTHERS if name != METHOD and env.has_wrapper_attr(name)]
+        self._others = [f"The environment's {name}" for name in OTHERS if name != METHOD and env.has_wrapper_attr(name)]
         self.place: str | None = None
 
     def choose(self, info: dict[str, Any]) -> str | None:

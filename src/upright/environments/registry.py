@@ -13,7 +13,7 @@ from upright.environments.actions import Actions, suggested_bins, undiscretizabl
 from upright.environments.packages import asked_for, package_of
 from upright.environments.sources import make, successor
 from upright.environments.spaces import Observations
-from upright.errors import UprightError
+from upright.errors import UprightError, wrong
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ def inspect(name: str) -> Entry:
     except UprightError as error:
         env = error
     # Only now is an id registered whose package is imported when it is made.
+    if not isinstance(name, str):
+        raise wrong("name", name, "an environment's id, as text")
     spec = gymnasium.registry.get(name)
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
     newest = successor(name)

@@ -15,12 +15,13 @@ from gymnasium.envs.registration import ENV_ID_RE, EnvSpec, load_env_creator
 
 from upright.environments import old_gym, refusals
 from upright.environments.packages import missing, package_of, package_with
-from upright.environments.wrapping import discretize, gathering, layers, wrap
-from upright.errors import EnvironmentFault, UprightError, did_you_mean
+from upright.environments.wrapping import discretize, gathering, layers, with_reset_arguments, wrap
+from upright.errors import EnvironmentFault, UprightError, did_you_mean, wrong
 from upright.messages import first_line, logger
 from upright.settings.config import Config
 
 DEFAULT_TIME_LIMIT = 1_000
+TAIL = " was raised from the environment creator for "  # Gymnasium's, of what is said already
 
 # What `Config` belongs to: a Gymnasium id, "module:Id", "module:Class", a callable that returns an environment, or the
 # specification of a registered one.
@@ -38,6 +39,8 @@ def make(
     Raises EnvironmentFault when it cannot be made, and SettingError for a wrapper that does not exist.
     """
     config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise wrong("config", config, "an upright.Config")
     name = describe(source)
     refuse(refusals.objection(source, name))
     arguments = copy.deepcopy(dict(config.env_kwargs))  # what one environment does to them is not to reach others
@@ -45,7 +48,12 @@ def make(
         arguments["render_mode"] = render_mode
     limit = config.max_episode_steps
     with quiet(), _construction(name, config):
-        env = _make(source, name, arguments, limit is None, notify)
+        env, lacking = with_reset_arguments(_make(source, name, arguments, limit is None, notify))
+        if "seed" in lacking:
+            notify(
+                f"{name} takes no seed in reset(): its own generator is seeded, and what it draws otherwise is not "
+                "repeated by the same seed."
+            )
         if limit is None and not _is_limited(env):
             limit = DEFAULT_TIME_LIMIT
             notify(f"{name} names no time limit: episodes are truncated after {limit:,} steps (--max-episode-steps).")
@@ -182,7 +190,13 @@ def _arguments_explained(
 
 
 def successor(name: str) -> str | None:
-    """The newest registered version of an id's name; None when that is the id itself, or there is none."""
+    """The newest registered version of an id's name; None when that is the id itself, or there is none.
+
+    Of other packages' environments, versions may be variants, none of which succeeds another.
+    """
+    spec = gymnasium.registry.get(name)
+    if spec is not None and not str(spec.entry_point).startswith("gymnasium."):
+        return None
     stem = re.sub(r"-v\d+$", "", name)
     versions = [other for other in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", other)]
     newest = max(versions, key=_version, default=None)
@@ -232,7 +246,7 @@ def _construction(name: str, config: Config) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""
         raise EnvironmentFault(
-            f"{name} raised {type(error).__name__} when it was made{arguments}: {first_line(error)}"
+            f"{name} raised {type(error).__name__} when it was made{arguments}: {first_line(error).partition(TAIL)[0]}"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +62,38 @@ def discretize(env: gymnasium.Env[Any, Any], name: str, bins: int) -> gymnasium.
     dimensions = math.prod(env.action_space.shape)
     # As a MultiDiscrete, so that one place, Actions, knows the joint table and its limit.
     return gymnasium.wrappers.DiscretizeAction(env, bins, multidiscrete=dimensions > 1)
+
+
+class _Reset(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Passes on to an environment's reset those of Gymnasium's arguments that it takes."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], takes: set[str]) -> None:
+        super().__init__(env)
+        self._takes = takes
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None and "seed" not in self._takes:
+            self.env.unwrapped.np_random, _ = gymnasium.utils.seeding.np_random(seed)
+        arguments: dict[str, Any] = {"seed": seed, "options": options}
+        return self.env.reset(**{name: value for name, value in arguments.items() if name in self._takes})
+
+
+def with_reset_arguments(env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.Env[Any, Any], set[str]]:
+    """The environment, with its reset adapted if it does not take seed and options; and those that it does not take."""
+    try:
+        parameters = inspect.signature(env.unwrapped.reset).parameters.values()
+    except (TypeError, ValueError):  # of a method that is not Python's
+        return env, set()
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    lacking = set() if takes_all else {"seed", "options"} - {parameter.name for parameter in parameters}
+    if not lacking:
+        return env, lacking
+    adapted = _Reset(env.unwrapped, {"seed", "options"} - lacking)
+    wrappers = list(layers(env))
+    if not wrappers:
+        return adapted, lacking
+    wrappers[-1].env = adapted  # Gymnasium's own wrappers pass both arguments on
+    return env, lacking
 
 
 def layers(env: gymnasium.Env[Any, Any]) -> Iterator[gymnasium.Wrapper[Any, Any, Any, Any]]:

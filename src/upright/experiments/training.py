@@ -12,8 +12,9 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
+from upright import files
 from upright.environments.sources import EnvironmentSource, describe, portable_name
-from upright.errors import RunError, SettingError, one_line
+from upright.errors import RunError, SettingError, one_line, wrong
 from upright.evaluation import check_seed
 from upright.experiments.cluster import train_on_cluster
 from upright.experiments.pool import train_in_processes
@@ -46,7 +47,8 @@ def experiment(
     One seed's failure does not stop the others. To close the generator stops them, each with a checkpoint.
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
-    tasks = plan(env, config or Config(), seeds, Path(folder), preset, tensorboard, elsewhere=cluster is not None)
+    config = Config() if config is None else config
+    tasks = plan(env, config, seeds, files.as_path(folder), preset, tensorboard, elsewhere=cluster is not None)
     return train_tasks(tasks, jobs, cluster, storage_url)
 
 
@@ -64,6 +66,10 @@ def plan(
     elsewhere: they will be trained on other machines, which know the folder by its absolute path, and may have another
     device
     """
+    if not isinstance(config, Config):
+        raise wrong("config", config, "an upright.Config")
+    if not isinstance(seeds, Iterable):
+        raise wrong("seeds", seeds, "a list of whole numbers, such as range(10)")
     name = portable_name(env)
     if name is None:
         raise SettingError(

@@ -112,6 +112,8 @@ class ByPriority:
     def reprioritise(self, place: np.ndarray, priority: np.ndarray) -> None:
         """Set pᵢ = |priority| + ε. Raises Diverged when one is not finite."""
         priority = np.abs(np.asarray(priority, np.float64)) + self.settings.epsilon
+        if priority.shape != place.shape:
+            raise ValueError(f"there are {priority.size} of them for {place.size} transitions")
         if not np.isfinite(priority).all():
             raise Diverged("A priority", float(priority[~np.isfinite(priority)][0]))
         self._largest = max(self._largest, float(priority.max()))

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from upright.errors import UprightError
+from upright.errors import Misfit, UprightError, shown, wrong
 from upright.machine import available_bytes, in_gib
-from upright.messages import logger
+from upright.messages import first_line, logger
 from upright.replay.prioritised import ByPriority
 from upright.settings.kinds import Prioritised, Replay, Uniform
 from upright.state import Form, check_counts, check_form, generator_state, set_generator_state
 
 UNIFORM = Uniform()
+LARGEST_BATCH = 2**20
 
 
 class Transition(NamedTuple):
@@ -97,8 +98,8 @@ class Ring:
     """
 
     def __init__(self, capacity: int, forms: Mapping[str, Form] | None = None) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity}, but a memory holds at least 1 transition")
+        if isinstance(capacity, bool) or not isinstance(capacity, (int, np.integer)) or capacity < 1:
+            raise Misfit(f"capacity is {shown(capacity)}, but a memory holds at least 1 transition: a whole number.")
         self.capacity = capacity
         self.pushed = 0
         self._columns = None if forms is None else _allocated(capacity, forms)
@@ -110,7 +111,7 @@ class Ring:
     def columns(self) -> Columns:
         """An array `[capacity, ...]` for each field: the same object from the first push on."""
         if self._columns is None:
-            raise ValueError("the memory is empty: push a transition before you sample")
+            raise Misfit("The memory is empty: push a transition before you sample.")
         return self._columns
 
     @property
@@ -128,25 +129,35 @@ class Ring:
         mask: Any = None,
         next_mask: Any = None,
     ) -> int:
-        """Store one transition over the oldest, and return its row."""
+        """Store one transition over the oldest, and return its row. Raises Misfit for what is none of this memory's."""
         column = self._columns
         if column is None:
-            given = {"obs": obs, "next_obs": next_obs, "mask": mask, "next_mask": next_mask}
-            arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
-            forms = transition_forms(arrays["obs"].shape, arrays["obs"].dtype, None)
-            forms |= {name: Form(array.shape, array.dtype) for name, array in arrays.items()}
-            self._columns = column = _allocated(self.capacity, forms)
+            forms = _forms_of({"obs": obs, "next_obs": next_obs, "mask": mask, "next_mask": next_mask})
+            column = _allocated(self.capacity, forms)
         place = self.pushed % self.capacity
-        column.obs[place] = obs
-        column.action[place] = action
-        column.reward[place] = reward
-        column.discount[place] = discount
-        column.next_obs[place] = next_obs
-        if column.mask is not None and column.next_mask is not None:
-            column.mask[place] = mask
-            column.next_mask[place] = next_mask
+        try:
+            column.obs[place] = obs
+            column.action[place] = action
+            column.reward[place] = reward
+            column.discount[place] = discount
+            column.next_obs[place] = next_obs
+            if column.mask is not None and column.next_mask is not None:
+                column.mask[place] = mask
+                column.next_mask[place] = next_mask
+        except (TypeError, ValueError, OverflowError) as error:
+            self._repair(place)
+            raise Misfit(f"The transition does not fit the memory: {first_line(error)}.") from error
+        self._columns = column
         self.pushed += 1
         return place
+
+    def _repair(self, place: int) -> None:
+        """Let a row of which only a part was written hold the transition that follows it, as if it were forgotten."""
+        if self._columns is not None and self.capacity > 1:
+            for array in self._columns.named().values():
+                array[place] = array[(place + 1) % self.capacity]
+        elif self.pushed:
+            self.pushed = 0
 
     def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
         """Return a copy of the transitions that were pushed as number `first` to `end` − 1, an array for each field."""
@@ -173,7 +184,27 @@ class Ring:
         self.pushed = int(state["pushed"])
 
 
+def _forms_of(given: Mapping[str, Any]) -> dict[str, Form]:
+    """The forms of a memory whose first transition has these arrays, None for those that it does not have."""
+    try:
+        arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Misfit(f"The transition cannot be stored: {first_line(error)}.") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise Misfit(f"The transition cannot be stored: its {name} holds {array.dtype}, not numbers.")
+    if not {"obs", "next_obs"} <= arrays.keys() or ("mask" in arrays) != ("next_mask" in arrays):
+        raise Misfit("The transition cannot be stored: it has to have obs and next_obs, and both masks or none.")
+    forms = transition_forms(arrays["obs"].shape, arrays["obs"].dtype, None)
+    return forms | {name: Form(array.shape, array.dtype) for name, array in arrays.items()}
+
+
 def _allocated(capacity: int, forms: Mapping[str, Form]) -> Columns:
+    if not isinstance(forms, Mapping) or not all(isinstance(form, Form) for form in forms.values()):
+        raise wrong("forms", forms, "the forms of a transition's fields by name, as transition_forms returns them")
+    required = {field for field in Columns._fields if field not in Columns._field_defaults}
+    if not required <= forms.keys() <= set(Columns._fields):
+        raise wrong("forms", sorted(map(str, forms)), f"forms of {', '.join(Columns._fields)}")
     try:
         return Columns(**{name: np.zeros((capacity, *form.shape), form.dtype) for name, form in forms.items()})
     except MemoryError as error:  # where the system does not say in advance what it has
@@ -264,6 +295,10 @@ class ReplayMemory:
         seed: int = 0,
         replay: Replay = UNIFORM,
     ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise wrong("seed", seed, "a whole number, 0 or more")
+        if not isinstance(replay, (Uniform, Prioritised)):
+            raise wrong("replay", replay, "upright.Uniform() or upright.Prioritised(…)")
         self.ring = Ring(capacity, forms)
         self.selector: Selector = (
             ByPriority(capacity, replay, seed) if isinstance(replay, Prioritised) else Uniformly(seed)
@@ -288,17 +323,26 @@ class ReplayMemory:
     def sample(self, batch_size: int, progress: float = 1.0) -> Batch:
         """Draw a batch. progress: the share of training done, in [0, 1], by which importance weights grow.
 
-        Raises ValueError when the memory is empty.
+        Raises Misfit, which is a ValueError, when the memory is empty.
         """
+        if type(batch_size) is not int or not 1 <= batch_size <= LARGEST_BATCH:
+            raise wrong("batch_size", batch_size, f"a whole number from 1 to {LARGEST_BATCH:,}")
+        if not isinstance(progress, (float, int)) or not 0 <= progress <= 1:
+            raise wrong("progress", progress, "a number in [0, 1]")
         ring = self.ring
         columns = ring.columns
         if not ring.pushed:
-            raise ValueError("the memory is empty: push a transition before you sample")
+            raise Misfit("The memory is empty: push a transition before you sample.")
         return Batch(columns, *self.selector.select(batch_size, len(ring), progress))
 
     def reprioritise(self, batch: Batch, priority: np.ndarray) -> None:
         """Take the priorities `[B]` that an update gave to the batch. Raises Diverged when one is not finite."""
-        self.selector.reprioritise(batch.place, priority)
+        if not isinstance(batch, Batch):
+            raise wrong("batch", batch, "what sample returned")
+        try:
+            self.selector.reprioritise(batch.place, priority)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Misfit(f"The priorities do not fit the batch: {first_line(error)}.") from error
 
     def state(self) -> dict[str, np.ndarray]:
         """Return everything but the rows that the next batches depend on."""

@@ -15,7 +15,7 @@ from upright import files
 from upright.agent import Agent, saved_parameters
 from upright.environments.sources import EnvironmentSource, describe
 from upright.environments.vectors import InProcess, Outcome, differs, make_vector, stack_retaken
-from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError
+from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError, wrong
 from upright.evaluation import (
     Evaluation,
     GreedyEpisode,
@@ -58,12 +58,10 @@ class Run:
         network: NetworkSource | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """`parameters`: those to be loaded. Raises ValueError, before a network is made, where they do not fit it."""
+        """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
         check_seed(seed)
         if not isinstance(config, Config):
-            raise SettingError(
-                f"config is {config!r}, but it has to be an upright.Config, such as upright.Config(gamma=0.98)."
-            )
+            raise wrong("config", config, "an upright.Config, such as upright.Config(gamma=0.98)")
         folder = None if folder is None else files.as_path(folder)
         self.source, self.seed = source, int(seed)
         self.disk: RunDisk = NoDisk()
@@ -159,8 +157,9 @@ class Run:
 
         Raises SettingError for fewer steps than were taken.
         """
-        check_extension(total_timesteps, self.step)
-        self.agent.config = self.config.override(total_timesteps=total_timesteps)
+        config = self.config.override(total_timesteps=total_timesteps)
+        check_extension(config.total_timesteps, self.step)
+        self.agent.config = config
         self.stopping = False
         self.disk.describe(self.source, self.config)
 

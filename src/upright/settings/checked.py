@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from upright.errors import SettingError
+from upright.errors import SettingError, shown
 from upright.settings.foreign_names import SCHEDULES
 
 
@@ -28,7 +28,7 @@ class Checked:
             value = _conform(given, annotation)
             if value is _REFUSED:
                 instead = f": {SCHEDULES[name]}" if callable(given) and name in SCHEDULES else ""
-                raise SettingError(f"{name} is {_shown(given)}, but it has to be {_describe(annotation)}{instead}.")
+                raise SettingError(f"{name} is {shown(given)}, but it has to be {_describe(annotation)}{instead}.")
             object.__setattr__(self, name, value)
         for name, interval in self._ranges.items():
             value = getattr(self, name)
@@ -83,15 +83,6 @@ def _conform(value: Any, annotation: Any) -> Any:
             return number
         return int(number) if number.is_integer() else _REFUSED
     return value if isinstance(value, annotation) else _REFUSED
-
-
-def _shown(value: Any) -> str:
-    if callable(value) and not isinstance(value, type):
-        return f"a {type(value).__name__}"
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):  # of an integer with thousands of digits, or of what is too deep
-        return f"a {type(value).__name__}"
 
 
 def _describe(annotation: Any) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from upright.errors import SettingError, did_you_mean
+from upright.errors import SettingError, did_you_mean, wrong
 from upright.settings.config import Config
 from upright.settings.kinds import Categorical, ImplicitQuantile, Munchausen, Prioritised, QLearning, Quantile
 
@@ -130,6 +130,8 @@ PRESETS: dict[str, Config] = {
 
 def preset(name: str) -> Config:
     """The preset of that name, or the sentence that lists them."""
+    if not isinstance(name, str):
+        raise wrong("preset", name, "the name of one, or a Config")
     if name not in PRESETS:
         raise SettingError(
             f"There is no preset {name!r}.{did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}."

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from upright.errors import MissingExtra
+from upright.errors import MissingExtra, wrong
 from upright.messages import logger
 from upright.runs.metrics import WINDOW, Progress
 
@@ -44,6 +44,8 @@ def live(progresses: Iterable[Progress], title: str = "") -> Iterator[Progress]:
     It draws at most four times a second, and more rarely where drawing would take more than 1.8 % of the time.
     Raises MissingExtra, before anything is trained, where matplotlib is not installed.
     """
+    if not isinstance(progresses, Iterable):
+        raise wrong("progresses", progresses, "what upright.train yields")
     figure = _new_figure()
     surface: Surface | None
     if _has_window(figure):
