@@ -75,6 +75,33 @@ PACKAGES = (
     Package("panda-gym", "panda_gym", r"Panda(Flip|PickAndPlace|Push|Reach|Slide|Stack)"),
     Package("pybullet-envs-gymnasium", "pybullet_envs_gymnasium", r"\w+BulletEnv-v"),
     Package("jssenv", "JSSEnv", r"jss-v"),
+    Package("gymnasium-snake-game", "gymnasium_snake_game", r"Snake-v"),
+    Package("gymnasium-sudoku", "gymnasium_sudoku", r"sudoku-v"),
+    Package("sliding-puzzles", "sliding_puzzles", r"SlidingPuzzles-v"),
+    Package("pickomino-env", "pickomino_env", r"Pickomino-v"),
+    Package("numberlink", "numberlink", r"NumberLinkRGB-v"),
+    Package("tile-match-gym", "tile_match_gym", r"TileMatch-v"),
+    Package("pgtg", "pgtg", r"pgtg-"),
+    Package("memory-gym", "memory_gym", r"(Endless-)?(MortarMayhem|MysteryPath|SearingSpotlights)"),
+    Package("mazegym", "mazegym", r"Maze\d+x\d+(Fixed|Random)-v"),
+    Package("buffalo-gym", "buffalo_gym", r"\w*Buffalo(Trail)?-v"),
+    Package("or-gymnasium", "or_gymnasium", (
+        r"(Knapsack|BinPacking|InvManagement|NetworkManagement|Newsvendor|PortfolioOpt|TSP|VMPacking|VehicleRouting)-v"
+    )),
+    Package("gym-mtsim", "gym_mtsim", r"(forex|stocks|crypto|mixed)-(un)?hedge-v"),
+    Package("gym-sailing", "gym_sailing", r"(Sailboat(Discrete)?|Motorboat)-v"),
+    Package("gym-saturation", "gym_saturation", r"(Vampire|iProver)-v"),
+    Package("gym-electric-motor", "gym_electric_motor", r"(Finite|Cont)-"),
+    Package("bluesky-gym", "bluesky_gym", (
+        r"(Descent|HorizontalCR|Merge|PlanWaypoint|SectorCR|StaticObstacle|VerticalCR)Env-v"
+    ), "register_envs"),
+    Package("jsbgym", "jsbgym", r"\w+-(Turn)?HeadingControlTask-"),
+    Package("pyflyt", "PyFlyt.gym_envs", r"PyFlyt/"),
+    Package("carl-bench", "carl.envs", r"carl/"),
+    Package("random-walk-env", "random_walk_env", r"random_walk_env/"),
+    Package("kaist-or-gym", "kaist_or_gym", r"kaist-or/"),
+    Package("'shimmy[bsuite]'", "shimmy", r"bsuite/"),
+    Package("'shimmy[dm-control]'", "shimmy", r"dm_control/"),
 )  # fmt: skip
 
 

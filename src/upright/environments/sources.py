@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -266,7 +265,7 @@ def _missing_module(name: str, module: str) -> str:
 def unknown_environment(name: str) -> str:
     """The sentence for an id that is not in Gymnasium's registry, with its successor or the nearest ids."""
     package = package_of(name)
-    if package is not None and importlib.util.find_spec(package.module.partition(".")[0]) is None:
+    if package is not None and not any(package_of(other) is package for other in gymnasium.registry):
         return missing(package, name)
     if name in old_gym.registered():
         return f"There is no environment {name!r} in Gymnasium, but the old package gym has it: gym:{name}."
