@@ -227,7 +227,7 @@ def test_masks() -> None:
         (spaces.Box(-1, 1, (17,)), "even 2 bins in each of its 17 dimensions make 131,072 joint actions"),
         (spaces.Box(-np.inf, np.inf, (1,)), "it is unbounded"),
         (spaces.MultiDiscrete([100, 100]), "has 10,000 joint actions, above the 4,096"),
-        (spaces.MultiBinary(13), "has 8,192 joint actions, above the 4,096"),
+        (spaces.MultiBinary(13), r"has 2\^13 joint actions, above the 4,096"),
         (spaces.Box(0, 9, (4,), np.int64), "has 10,000 joint actions, above the 4,096"),
         (spaces.Sequence(spaces.Discrete(2)), "wrap the environment so that its actions are Discrete or MultiDiscrete"),
         (spaces.Dict(a=spaces.Discrete(2)), "the DQN family needs numbered actions"),

@@ -160,7 +160,7 @@ def _picture(environment: Environment) -> bytes | None:
 
 
 def _names(environment: Environment) -> list[str]:
-    spec = environment.unwrapped.spec
+    spec = getattr(environment.unwrapped, "spec", None)
     known = ACTION_NAMES.get("" if spec is None else spec.id.rpartition("-")[0], ())
     count = environment.actions.n
     if len(known) == count:

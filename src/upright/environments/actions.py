@@ -11,6 +11,10 @@ from gymnasium import spaces
 from upright.errors import SpaceError
 
 LARGEST_ACTION_TABLE = 4_096
+_TOO_MANY = (
+    f"above the {LARGEST_ACTION_TABLE:,} of the largest table; merge or fix some of its dimensions with an action "
+    "wrapper (--wrapper)"
+)
 
 
 class Actions:
@@ -34,7 +38,10 @@ class Actions:
             self._sizes = tuple(int(most) - int(least) + 1 for least, most in zip(low, high, strict=True))
             self._fill_table(space.low)
         elif isinstance(space, spaces.MultiBinary):
-            self._sizes = (2,) * math.prod(space.shape)
+            bits = math.prod(space.shape)  # of a space out of a file, so many that they could not be listed
+            if bits > math.log2(LARGEST_ACTION_TABLE):
+                raise SpaceError(f"The action space {space} has 2^{bits:,} joint actions, {_TOO_MANY}.")
+            self._sizes = (2,) * bits
             self._fill_table(np.zeros(space.shape, space.dtype))
         elif isinstance(space, spaces.Box):
             raise SpaceError(_continuous(space))
@@ -48,10 +55,7 @@ class Actions:
         """Number all combinations of the values of each dimension, which begin at `first`."""
         self.n = math.prod(self._sizes)
         if self.n > LARGEST_ACTION_TABLE:
-            raise SpaceError(
-                f"The action space {self.space} has {self.n:,} joint actions, above the {LARGEST_ACTION_TABLE:,} of "
-                "the largest table; merge or fix some of its dimensions with an action wrapper (--wrapper)."
-            )
+            raise SpaceError(f"The action space {self.space} has {self.n:,} joint actions, {_TOO_MANY}.")
         table = np.stack(np.unravel_index(np.arange(self.n), self._sizes), axis=-1)
         self._table = (table.reshape(self.n, *first.shape) + first).astype(self.space.dtype)
 

@@ -163,7 +163,7 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     @property
     def threshold(self) -> float | None:
         """The mean return at which its registration counts it as solved, or None."""
-        threshold = None if self.unwrapped.spec is None else self.unwrapped.spec.reward_threshold
+        threshold = getattr(getattr(self.unwrapped, "spec", None), "reward_threshold", None)
         return None if threshold is None else float(threshold)
 
     def _encode(self, observation: Any) -> np.ndarray:

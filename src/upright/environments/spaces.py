@@ -19,6 +19,7 @@ from upright.errors import SpaceError
 SMALL = 0.1  # what an entry's bound has to be below for it to be stretched
 LARGEST_INTEGER = 2**24  # below which float32 holds every integer; bounds from here on are no scale
 LARGEST_BYTE = 255
+LARGEST_VECTOR = 2**28  # entries
 
 
 class Scaling(NamedTuple):
@@ -85,6 +86,10 @@ class Observations:
             raise SpaceError(
                 f"The observation space {space} has no entries: an agent that sees nothing cannot learn; "
                 "give the environment an observation."
+            )
+        if size > LARGEST_VECTOR:
+            raise SpaceError(
+                f"The observation has {size:,} entries, more than a network can be given; make it smaller with a wrapper."
             )
         self.shape = (size,)
         self.dtype = np.dtype(
