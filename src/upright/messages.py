@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 logger = logging.getLogger("upright")
+
+# For a script that starts processes as it is imported, which each of them does again.
+GUARD = 'a script that trains needs `if __name__ == "__main__":` around that, for each process imports it'
 
 
 @contextmanager
@@ -30,3 +34,9 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has none."""
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
+
+
+def end_unguarded_process() -> None:
+    """End a process that begins to train while it imports the script that started it: the one that did says why."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)

@@ -52,3 +52,23 @@ def test_workers_end_with_the_process_that_trains_though_it_is_killed(trained) -
     workers = [worker for about in trained.values() for worker in about["workers"]]
     assert len(workers) == 2 * len(trained)
     wait_for(lambda: not any(map(is_alive, workers)))
+
+
+UNGUARDED = {
+    "workers": "upright.DQN('CartPole-v1', num_envs=2, vectorization_mode='async').learn(300)",
+    "experiment": "print([event.reason for event in upright.experiment('CartPole-v1', seeds=[0], folder='runs')])",
+}
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", UNGUARDED)
+def test_a_script_without_a_guard_is_told_of_it_in_a_sentence(kind: str, method: str, tmp_path) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system has no fork server")
+    (tmp_path / "script.py").write_text(
+        f"import multiprocessing, upright\nmultiprocessing.set_start_method({method!r}, force=True)\n{UNGUARDED[kind]}\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    last = (done.stdout if kind == "experiment" else done.stderr).strip().splitlines()[-1]
+    assert 'a script that trains needs `if __name__ == "__main__":`' in last
+    assert "freeze_support" not in done.stderr, "the processes say nothing of their own"

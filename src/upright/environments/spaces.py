@@ -89,7 +89,8 @@ class Observations:
             )
         if size > LARGEST_VECTOR:
             raise SpaceError(
-                f"The observation has {size:,} entries, more than a network can be given; make it smaller with a wrapper."
+                f"The observation has {size:,} entries, more than a network can be given: make it smaller with a "
+                "wrapper."
             )
         self.shape = (size,)
         self.dtype = np.dtype(

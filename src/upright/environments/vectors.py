@@ -24,7 +24,7 @@ from upright.environments.sources import EnvironmentSource, quiet
 from upright.environments.spaces import Observations
 from upright.environments.worker import make_in_worker
 from upright.errors import EnvironmentFault, EpisodesLost
-from upright.messages import logger
+from upright.messages import GUARD, logger
 from upright.settings.config import Config
 
 # What taking an episode again led to: the observation and mask, or None where the episode did not repeat itself.
@@ -253,15 +253,10 @@ class Workers:
             try:
                 self._async = AsyncVectorEnv(self._thunks, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
-                guard = ""
-                if multiprocessing.get_start_method() != "fork":
-                    guard = (
-                        ' If your script trains outside of `if __name__ == "__main__":`, put it there: each worker '
-                        "imports the script."
-                    )
+                guard = "" if multiprocessing.get_start_method() == "fork" else f"; {GUARD}"
                 raise EnvironmentFault(
                     f"A worker process of {self._name} died as it began; run it with --vectorization-mode sync to see "
-                    f"why.{guard}"
+                    f"why{guard}."
                 ) from error
         self._vector = Vectorised(self._async, self.observations, self.actions)
 

@@ -15,7 +15,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from upright.experiments.seeds import Event, Failed, Finished, Records, Task, Warned, attempt
-from upright.messages import told
+from upright.messages import GUARD, told
 
 SECONDS_BETWEEN_LOOKS = 0.25  # at the records that the seeds write
 PATIENCE = 10.0  # seconds for a process to end when nothing is left for it to do
@@ -61,7 +61,7 @@ class _Child:
     """A process that trains one seed, and the end of the pipe on which it says what came of it."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.has_ended = task, False
+        self.task, self.has_begun, self.has_ended = task, False, False
         self._records = Records(task)
         self.pipe, self._other = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("spawn")  # a fork would share what the parent holds
@@ -78,13 +78,17 @@ class _Child:
         try:
             while said is None and self.pipe.poll():
                 message = json.loads(self.pipe.recv_bytes())
+                self.has_begun = True
+                if "begun" in message:
+                    continue
                 if "warning" in message:
                     yield Warned(self.task, message["warning"])
                 else:
                     said = message
         except (EOFError, OSError):
             self.process.join()
-            said = {"failed": f"Its process ended with {_how(self.process.exitcode)}."}
+            began = "" if self.has_begun else f" as it began; {GUARD}"
+            said = {"failed": f"Its process ended with {_how(self.process.exitcode)}{began}."}
         yield from self._records.new()
         if said is None:
             return
@@ -134,6 +138,7 @@ def _train_in_child(task: Task, pipe: connection.Connection) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
             pipe.send_bytes(json.dumps(message).encode())
 
+    say({"begun": True})
     with told(lambda text: say({"warning": text})):
         say(attempt(task))
 

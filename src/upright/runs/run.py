@@ -26,7 +26,7 @@ from upright.evaluation import (
 )
 from upright.exploration import Repeats
 from upright.learners import NetworkSource
-from upright.messages import logger
+from upright.messages import end_unguarded_process, logger
 from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
@@ -59,6 +59,7 @@ class Run:
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
+        end_unguarded_process()
         check_seed(seed)
         if not isinstance(config, Config):
             raise wrong("config", config, "an upright.Config, such as upright.Config(gamma=0.98)")
