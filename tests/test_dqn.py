@@ -272,7 +272,7 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path) -> None:
         upright.DQN("CartPole-v1", start_from=tmp_path / "kept", **SHORT)
     with pytest.raises(RunError, match="There is no policy in"):
         upright.DQN("CartPole-v1", start_from=tmp_path, **SHORT)
-    with pytest.raises(RunError, match="start_from is 3, but it has to be a path"):
+    with pytest.raises(SettingError, match="start_from is 3, but it has to be a path"):
         upright.DQN("CartPole-v1", start_from=3, **SHORT)
 
 

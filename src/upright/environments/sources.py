@@ -195,7 +195,9 @@ def successor(name: str) -> str | None:
     Of other packages' environments, versions may be variants, none of which succeeds another.
     """
     spec = gymnasium.registry.get(name)
-    if spec is not None and not str(spec.entry_point).startswith("gymnasium."):
+    create = None if spec is None else spec.entry_point
+    home = create if isinstance(create, str) else str(getattr(create, "__module__", ""))
+    if spec is not None and not home.startswith("gymnasium."):
         return None
     stem = re.sub(r"-v\d+$", "", name)
     versions = [other for other in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", other)]
