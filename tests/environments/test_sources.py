@@ -152,6 +152,14 @@ def test_a_missing_module_of_an_installed_package_is_named() -> None:
         make("minigrid.nothing:Env")
 
 
+def test_a_package_that_is_too_old_for_setuptools_says_which_one_it_needs(monkeypatch, tmp_path) -> None:
+    (tmp_path / "older_than_setuptools.py").write_text("import pkg_resources")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    with pytest.raises(EnvironmentFault, match="needs pkg_resources, .*: pip install 'setuptools<82'"):
+        make("older_than_setuptools:Env")
+
+
 def test_the_registry_lists_a_known_package_that_its_filter_names(installed) -> None:
     installed(packages.package_of("highway-fast-v0"), "highway-fast-v0")
     assert registered("highway") == []

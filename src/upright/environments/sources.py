@@ -259,6 +259,8 @@ def _missing_module(name: str, module: str) -> str:
             f"{name} needs the old package gym, which is not installed: pip install gym==0.26.2 'upright[gym]', or "
             f"take Gymnasium's own environment: {name.rpartition(':')[2]}."
         )
+    if module == "pkg_resources":
+        return f"{name} needs pkg_resources, which setuptools lacks from version 82 on: pip install 'setuptools<82'."
     return f"{name} needs the module {module!r}, which cannot be imported here: install it, or check the spelling."
 
 
