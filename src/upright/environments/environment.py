@@ -102,7 +102,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         if seed is None:
             seed = episode_seed(self.run_seed, self.index, self.episode)
         for number, space in enumerate(self._spaces, start=1):
-            space.seed((seed + number) % 2**32)  # not the environment's own seed: its draws are to be others
+            # Not the environment's own seed: its draws are to be others. Through the class, for some environments
+            # replace the method `seed` of their spaces with the number.
+            type(space).seed(space, (seed + number) % 2**32)
         try:
             result = self.env.reset(seed=seed, options=options)
         except Exception as error:
