@@ -270,6 +270,7 @@ NONE = [
     (lambda: None, "made None, not a gymnasium.Env: let it return the environment."),
     (lambda: "CartPole-v1", "made a str, not a gymnasium.Env"),
     (lambda size: Noisy(size), "needs size when it is made: --env-kwargs size=…"),
+    (lambda size: Noisy(size), "for what cannot be written as text, a function that makes the environment (lambda: …)"),
     (Quits, "Quits raised SystemExit when it was made: no licence"),
     (Chess, "Chess is an environment of several agents, and the DQN family trains one"),
     (Chess(), "Chess is an environment of several agents"),
