@@ -88,9 +88,15 @@ def read(contestant: Contestant) -> list[dict[str, Any]]:
     return [json.loads(line) for line in contestant.path.read_text(encoding="utf-8").splitlines()]
 
 
+# Settings that are newer than some results and change nothing here: no task has bounded integers as observations, or
+# masks elsewhere than in info.
+WITHOUT_EFFECT = ("action_masks", "scale_integers")
+
+
 def holds(result: dict[str, Any], contestant: Contestant) -> bool:
     """Whether a result is of the row's settings; what upright could not set at its time is as it was then."""
     settings = result["settings"]
     if contestant.library == "upright":
         settings = Config.from_file(settings).to_dict()
+        settings |= {name: contestant.settings[name] for name in WITHOUT_EFFECT}
     return bool(settings == contestant.settings)

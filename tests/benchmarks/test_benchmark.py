@@ -9,8 +9,10 @@ from scipy.stats import binomtest, trim_mean
 
 from benchmarks.learning import benchmark, contestants, judging, report, trainers
 from benchmarks.learning.contestants import TASKS, Contestant
-from benchmarks.learning.figures import Figures, holds, read
+from benchmarks.learning.figures import WITHOUT_EFFECT, Figures, holds, read
 from upright.comparison.statistics import bootstrap_interval, interquartile_mean
+from upright.environments.environment import make_environment
+from upright.settings.config import FORMERLY, Config
 
 ROWS = contestants.contestants()
 THERE = [row for row in ROWS if row.path.exists()]
@@ -107,6 +109,16 @@ def test_seeds_that_play_as_well_as_the_best_policy_are_counted():
     taxi = Contestant("No One", task, "upright", {}, 100, range(3), "")
     assert Figures(taxi, [result(0, 7.5), result(1, 7.49), result(2, 7.75)]).perfect == 2
     assert Figures(dataclasses.replace(taxi, task=TASKS["CartPole-v1"]), [result(0, 500.0)]).perfect == 0
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.env)
+def test_settings_that_are_left_out_change_nothing_in_any_task(task):
+    now, then = Config(), Config(**{name: FORMERLY[name] for name in WITHOUT_EFFECT})
+    environments = [make_environment(task.env, config, 0, 0) for config in (now, then)]
+    (first, first_info), (other, other_info) = (environment.reset() for environment in environments)
+    np.testing.assert_array_equal(first, other)
+    assert environments[0].observations.scale is environments[1].observations.scale is None
+    assert first_info.keys() == other_info.keys()
 
 
 @by_title

@@ -251,6 +251,7 @@ def test_the_dqn_preset_has_the_numbers_of_natures_code() -> None:
     assert (dqn.batch_size, dqn.train_freq, dqn.gradient_steps, dqn.gamma, dqn.n_steps) == (32, 4, 1, 0.99, 1)
     assert (dqn.exploration_initial_eps, dqn.exploration_final_eps) == (1.0, 0.1)
     assert dqn.exploration_fraction * dqn.total_timesteps == 1_000_000
+    assert dqn.exploration_after_learning_starts
     assert (dqn.optimizer, dqn.learning_rate, dqn.learning_rate_schedule) == ("rmsprop", 2.5e-4, "constant")
     # 0.01 under the root with the sum of 32 gradients; beside the root with their mean.
     assert dqn.optimizer_eps == pytest.approx(math.sqrt(0.01) / 32)

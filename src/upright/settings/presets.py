@@ -92,6 +92,7 @@ _plain = replace(
     learning_rate=1e-3,
     max_grad_norm=10.0,
     exploration_final_eps=0.05,
+    exploration_after_learning_starts=False,
     exploration_repeat=None,
 )
 
