@@ -179,8 +179,8 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             reward = reward.item()
         if isinstance(reward, np.ndarray) and reward.dtype.kind in "biuf":
             raise self._fault(
-                f"the reward has {reward.size} numbers, one for each of several objectives: weigh them into one with a "
-                "wrapper, such as --wrapper mo_gymnasium.wrappers:LinearReward"
+                f"the reward has {reward.size} numbers, one for each of several objectives",
+                "weigh them into one with a wrapper, such as --wrapper mo_gymnasium.wrappers:LinearReward",
             )
         if not isinstance(reward, (numbers.Real, np.bool_)):
             raise self._fault(f"the reward is {reward!r}, not a number")
@@ -211,10 +211,10 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         except Exception as error:
             logger.warning(f"{self.name}: close() raised {type(error).__name__}: {first_line(error)}")
 
-    def _fault(self, what: str) -> EnvironmentFault:
+    def _fault(self, what: str, remedy: str = "fix the environment") -> EnvironmentFault:
         place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
         return EnvironmentFault(
-            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; fix the environment."
+            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; {remedy}."
         )
 
 
