@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -34,10 +35,15 @@ def register():
 
 
 @pytest.fixture(autouse=True)
-def a_registry_without_packages(monkeypatch) -> None:
+def a_registry_without_packages(monkeypatch) -> Iterator[None]:
     others = {name: spec for name, spec in gymnasium.registry.items() if packages.package_of(name) is None}
     monkeypatch.setattr(gymnasium.envs.registration, "registry", others)
     monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    imported = set(sys.modules)
+    yield
+    for name in set(sys.modules) - imported:
+        if packages.package_with(name):
+            del sys.modules[name]  # another test that imports it needs what it registered here
 
 
 @pytest.fixture
