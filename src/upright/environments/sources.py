@@ -195,8 +195,11 @@ def successor(name: str) -> str | None:
     Of other packages' environments, versions may be variants, none of which succeeds another.
     """
     spec = gymnasium.registry.get(name)
-    if spec is not None and not str(spec.entry_point).startswith("gymnasium."):
-        return None
+    if spec is not None:
+        point = spec.entry_point
+        home = point if isinstance(point, str) else getattr(point, "__module__", "")
+        if not home.startswith("gymnasium."):
+            return None
     stem = re.sub(r"-v\d+$", "", name)
     versions = [other for other in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", other)]
     newest = max(versions, key=_version, default=None)
