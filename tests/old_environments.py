@@ -132,6 +132,20 @@ class Spaceless(gym.Env):
     action_space = spaces.Discrete(2)
 
 
+class Strange(Oldest):
+    """Of gym, with an action space that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = (0, 1)
+
+
+class Bare(Oldest):
+    """Of gym, without metadata."""
+
+    metadata: Any = None
+
+
 gym.register("Oldest-v0", entry_point="old_environments:Oldest", max_episode_steps=3)
 gym.register("Newest-v0", entry_point=Newest, max_episode_steps=3, reward_threshold=2.5)
 gymnasium.register("OldInNew-v0", entry_point="old_environments:Oldest", max_episode_steps=4)

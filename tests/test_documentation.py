@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import upright
 from upright.cli.arguments import Train
 from upright.cli.parsing import parse
+from upright.environments.packages import package_of
 from upright.settings.config import Config
 from upright.settings.kinds import KINDS, Munchausen
 from upright.settings.presets import PRESETS
@@ -131,6 +133,27 @@ def test_every_loss_replay_and_preset_has_a_page_with_its_settings() -> None:
     assert sorted(presets) == sorted(name for name in PRESETS if name != "default")
     linked = [re.search(r"\((algorithms/[\w-]+\.md)\)", row[1])[1] for row in family]  # type: ignore[index]
     assert sorted(linked) == [f"algorithms/{page.name}" for page in PAGES]
+
+
+# The packages that are known to work
+
+
+def known_to_work() -> list[list[str]]:
+    """The rows of the tables of commands."""
+    text = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Known to work\n")[2].partition("\n## ")[0]
+    return [row for head, rows in tables(section) if head[1] == "Command" for row in rows]
+
+
+@pytest.mark.parametrize("row", known_to_work(), ids=lambda row: row[0])
+def test_a_command_that_is_known_to_work_can_be_typed(row: list[str]) -> None:
+    """Its options are read, and its id is the package's, as typed or with the module that registers it."""
+    (command,) = quoted(row[1])
+    program, name, source, *options = shlex.split(command)
+    assert (program, name) == ("upright", "train") and parse("train", Train, [source, *options])
+    package = package_of(source)
+    assert (package is None) == (":" in source)
+    assert package is None or package.distribution.strip("'").partition("[")[0] == row[0].split()[0]
 
 
 # What users read

@@ -100,6 +100,21 @@ def test_each_episode_has_a_seed_of_its_own() -> None:
             assert len(script.seeds) >= 5
 
 
+def test_spaces_whose_method_for_seeding_is_overwritten_are_seeded() -> None:
+    class Overwriting(Spaces):
+        def reset(self, *, seed=None, options=None):
+            self.observation_space.seed = self.action_space.seed = seed
+            self.time = 0
+            return self.observation_space.sample(), {}
+
+    source = lambda: Overwriting(spaces.Box(0, 1, (3,)), spaces.Discrete(2))
+    firsts = []
+    for _ in range(2):
+        environment = make_environment(source, Config(max_episode_steps=9), 0, 0)
+        firsts.append([environment.reset()[0].tolist() for _ in range(3)])
+    assert firsts[0] == firsts[1] and firsts[0][0] != firsts[0][1]
+
+
 def test_truncation_is_not_termination_and_the_last_observation_is_kept() -> None:
     environment = Environment(Scripted([([1.0, 2.0], False), ([3.0], True)]), "Scripted", 0, 0)
     vector = InProcess([environment])

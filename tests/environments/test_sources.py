@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -34,10 +35,15 @@ def register():
 
 
 @pytest.fixture(autouse=True)
-def a_registry_without_packages(monkeypatch) -> None:
+def a_registry_without_packages(monkeypatch) -> Iterator[None]:
     others = {name: spec for name, spec in gymnasium.registry.items() if packages.package_of(name) is None}
     monkeypatch.setattr(gymnasium.envs.registration, "registry", others)
     monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    imported = set(sys.modules)
+    yield
+    for name in set(sys.modules) - imported:
+        if packages.package_with(name):
+            del sys.modules[name]  # another test that imports it needs what it registered here
 
 
 @pytest.fixture
@@ -152,6 +158,14 @@ def test_a_missing_module_of_an_installed_package_is_named() -> None:
         make("minigrid.nothing:Env")
 
 
+def test_a_package_that_is_too_old_for_setuptools_says_which_one_it_needs(monkeypatch, tmp_path) -> None:
+    (tmp_path / "older_than_setuptools.py").write_text("import pkg_resources")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    with pytest.raises(EnvironmentFault, match="needs pkg_resources, .*: pip install 'setuptools<82'"):
+        make("older_than_setuptools:Env")
+
+
 def test_the_registry_lists_a_known_package_that_its_filter_names(installed) -> None:
     installed(packages.package_of("highway-fast-v0"), "highway-fast-v0")
     assert registered("highway") == []
@@ -262,6 +276,7 @@ NONE = [
     (lambda: None, "made None, not a gymnasium.Env: let it return the environment."),
     (lambda: "CartPole-v1", "made a str, not a gymnasium.Env"),
     (lambda size: Noisy(size), "needs size when it is made: --env-kwargs size=…"),
+    (lambda size: Noisy(size), "for what cannot be written as text, a function that makes the environment (lambda: …)"),
     (Quits, "Quits raised SystemExit when it was made: no licence"),
     (Chess, "Chess is an environment of several agents, and the DQN family trains one"),
     (Chess(), "Chess is an environment of several agents"),
@@ -525,5 +540,7 @@ def test_several_rewards_are_named_as_such() -> None:
 
     environment = make_environment(Two, Config(), 0, 0)
     environment.reset()
-    with pytest.raises(EnvironmentFault, match="the reward has 2 numbers, one for each of several objectives: weigh"):
+    with pytest.raises(
+        EnvironmentFault, match=r"2 numbers, one for each of several objectives; weigh .*LinearReward\.$"
+    ):
         environment.step(0)

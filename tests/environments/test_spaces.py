@@ -231,6 +231,7 @@ def test_masks() -> None:
         (spaces.Box(0, 9, (4,), np.int64), "has 10,000 joint actions, above the 4,096"),
         (spaces.Sequence(spaces.Discrete(2)), "wrap the environment so that its actions are Discrete or MultiDiscrete"),
         (spaces.Dict(a=spaces.Discrete(2)), "the DQN family needs numbered actions"),
+        (spaces.Tuple([spaces.Discrete(5)] * 2), "if these are the actions of several agents, so that it plays all"),
     ],
 )
 def test_other_actions_are_refused_with_the_way_out(space: spaces.Space, says: str) -> None:

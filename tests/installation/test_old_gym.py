@@ -97,7 +97,8 @@ def test_every_interface_plays_and_repeats_itself(interpreter, tmp_path) -> None
     truncated = {**unlimited, "terminated": False}
     expected = {
         "Oldest": unlimited, "Generated": unlimited, "Middle": unlimited, "FiveValues": truncated,
-        "Newest": {**truncated, "masks": True}, "Mixed": unlimited, "lambda: Oldest(7)": unlimited,
+        "Newest": {**truncated, "masks": True}, "Mixed": unlimited, "Bare": unlimited,
+        "lambda: Oldest(7)": unlimited,
         "old_environments:Oldest": unlimited,
         "old_environments:Oldest-v0": {**truncated, "lengths": [3] * 3, "limited": True},
         "gym:Oldest-v0": {**truncated, "lengths": [3] * 3, "limited": True},
@@ -110,10 +111,11 @@ def test_every_interface_plays_and_repeats_itself(interpreter, tmp_path) -> None
 
 
 def test_what_cannot_be_converted_is_refused_in_a_sentence(interpreter, tmp_path) -> None:
-    texts = ["NewSpaces", "Spaceless", "Oldest()", "gym:Cartpole-v1", "gym.spaces.Discrete(2)", "Oldest-v0"]
+    texts = ["NewSpaces", "Spaceless", "Strange", "Oldest()", "gym:Cartpole-v1", "gym.spaces.Discrete(2)", "Oldest-v0"]
     said = output(interpreter, f"TEXTS = {texts}\n{PLAYING}", tmp_path)
     assert "which shimmy cannot convert" in said["NewSpaces"] and "import gymnasium as gym" in said["NewSpaces"]
     assert said["Spaceless"] == "Spaceless has no observation_space: set it in the constructor to a space."
+    assert said["Strange"].startswith("Strange has (0, 1) as its action_space: set it in the constructor")
     assert said["Oldest()"].startswith("Oldest is an environment, of which training, evaluation and every worker")
     assert "Did you mean 'CartPole-v1'" in said["gym:Cartpole-v1"]
     assert "not an environment: give an id" in said["gym.spaces.Discrete(2)"]

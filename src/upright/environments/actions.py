@@ -46,9 +46,11 @@ class Actions:
         elif isinstance(space, spaces.Box):
             raise SpaceError(_continuous(space))
         else:
+            several = isinstance(space, (spaces.Tuple, spaces.Dict))
+            others = ", and if these are the actions of several agents, so that it plays all but one" if several else ""
             raise SpaceError(
                 f"The action space {space} is not supported: the DQN family needs numbered actions; "
-                "wrap the environment so that its actions are Discrete or MultiDiscrete (--wrapper)."
+                f"wrap the environment so that its actions are Discrete or MultiDiscrete (--wrapper){others}."
             )
 
     def _fill_table(self, first: np.ndarray) -> None:

@@ -102,7 +102,9 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         if seed is None:
             seed = episode_seed(self.run_seed, self.index, self.episode)
         for number, space in enumerate(self._spaces, start=1):
-            space.seed((seed + number) % 2**32)  # not the environment's own seed: its draws are to be others
+            # Not the environment's own seed: its draws are to be others. Through the class, for some environments
+            # replace the method `seed` of their spaces with the number.
+            type(space).seed(space, (seed + number) % 2**32)
         try:
             result = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -177,8 +179,8 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             reward = reward.item()
         if isinstance(reward, np.ndarray) and reward.dtype.kind in "biuf":
             raise self._fault(
-                f"the reward has {reward.size} numbers, one for each of several objectives: weigh them into one with a "
-                "wrapper, such as --wrapper mo_gymnasium.wrappers:LinearReward"
+                f"the reward has {reward.size} numbers, one for each of several objectives",
+                "weigh them into one with a wrapper, such as --wrapper mo_gymnasium.wrappers:LinearReward",
             )
         if not isinstance(reward, (numbers.Real, np.bool_)):
             raise self._fault(f"the reward is {reward!r}, not a number")
@@ -209,10 +211,10 @@ class Environment(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         except Exception as error:
             logger.warning(f"{self.name}: close() raised {type(error).__name__}: {first_line(error)}")
 
-    def _fault(self, what: str) -> EnvironmentFault:
+    def _fault(self, what: str, remedy: str = "fix the environment") -> EnvironmentFault:
         place = "evaluation" if self.index == EVALUATION_INDEX else f"environment {self.index}"
         return EnvironmentFault(
-            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; fix the environment."
+            f"{self.name} ({place}), episode {self.episode}, step {self.episode_step}: {what}; {remedy}."
         )
 
 

@@ -83,8 +83,10 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
         ) from error
     env = _without_checker(env)
     for attribute in ("observation_space", "action_space"):
-        if getattr(env, attribute, None) is None:
-            raise EnvironmentFault(f"{name} has no {attribute}: set it in the constructor to a space.")
+        space = getattr(env, attribute, None)
+        if not isinstance(converted(space), spaces.Space):
+            what = "no" if space is None else f"{space!r} as its"
+            raise EnvironmentFault(f"{name} has {what} {attribute}: set it in the constructor to a space.")
     adapted = _Adapted(env)
     adapted.seed(0)
     result = adapted.reset()
@@ -102,8 +104,9 @@ def modern(env: Any, name: str, render_mode: str | None = None) -> gymnasium.Env
         ) from error
     made.spec = None  # gym's, of which Gymnasium's wrappers can read nothing
     made.observation_space, made.action_space = converted(env.observation_space), converted(env.action_space)
-    modes = made.metadata.get("render_modes") or made.metadata.get("render.modes") or []  # the latter until gym 0.21
-    made.metadata = {**made.metadata, "render_modes": modes}
+    metadata = made.metadata or {}  # some environments have None
+    modes = metadata.get("render_modes") or metadata.get("render.modes") or []  # the latter until gym 0.21
+    made.metadata = {**metadata, "render_modes": modes}
     return made
 
 

@@ -112,7 +112,8 @@ def objection_to_arguments(
     if missing:
         return (
             f"{name} needs {' and '.join(missing)} when it is made: --env-kwargs {missing[0]}=… "
-            f"(env_kwargs={{{missing[0]!r}: …}} in Python)."
+            f"(env_kwargs={{{missing[0]!r}: …}} in Python), or, for what cannot be written as text, a function that "
+            "makes the environment (lambda: …)."
         )
     return None
 

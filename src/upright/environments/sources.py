@@ -195,10 +195,11 @@ def successor(name: str) -> str | None:
     Of other packages' environments, versions may be variants, none of which succeeds another.
     """
     spec = gymnasium.registry.get(name)
-    create = None if spec is None else spec.entry_point
-    home = create if isinstance(create, str) else str(getattr(create, "__module__", ""))
-    if spec is not None and not home.startswith("gymnasium."):
-        return None
+    if spec is not None:
+        point = spec.entry_point
+        home = point if isinstance(point, str) else getattr(point, "__module__", "")
+        if not home.startswith("gymnasium."):
+            return None
     stem = re.sub(r"-v\d+$", "", name)
     versions = [other for other in gymnasium.registry if re.fullmatch(re.escape(stem) + r"-v\d+", other)]
     newest = max(versions, key=_version, default=None)
@@ -261,6 +262,8 @@ def _missing_module(name: str, module: str) -> str:
             f"{name} needs the old package gym, which is not installed: pip install gym==0.26.2 'upright[gym]', or "
             f"take Gymnasium's own environment: {name.rpartition(':')[2]}."
         )
+    if module == "pkg_resources":
+        return f"{name} needs pkg_resources, which setuptools lacks from version 82 on: pip install 'setuptools<82'."
     return f"{name} needs the module {module!r}, which cannot be imported here: install it, or check the spelling."
 
 
