@@ -70,6 +70,12 @@ def test_without_a_total_each_call_stretches_the_schedules_and_says_so_once(capl
     assert "DQN(…, total_timesteps=…)" in message
 
 
+def test_a_piece_after_a_stop_continues() -> None:
+    agent = upright.DQN("CartPole-v1", total_timesteps=300, **SMALL).learn(100)
+    agent.run.stop()
+    assert agent.learn(100).run.step == 200
+
+
 def test_a_config_with_a_total_of_its_own_gives_it() -> None:
     agent = upright.DQN("CartPole-v1", preset=Config(total_timesteps=400, **SMALL)).learn(100)
     assert (agent.run.step, agent.config.total_timesteps) == (100, 400)
