@@ -31,10 +31,11 @@ from upright.replay import NStep, ReplayMemory, check_memory, transition_forms
 from upright.runs.description import describe_run
 from upright.runs.disk import Disk, NoDisk, RunDisk
 from upright.runs.metrics import EpisodeStatistics, Progress
+from upright.runs.position import Position
 from upright.runs.resume import ONLINE, Found, check_extension, find_run
 from upright.runs.returns import DiscountedReturns
 from upright.settings.config import Config
-from upright.state import Form, Part, check_counts, check_form, generator_state, join, set_generator_state, split
+from upright.state import Part, join, split
 
 
 class Run:
@@ -146,7 +147,7 @@ class Run:
             "repeats": self.repeats,
             "episodes": self.episodes,
             "playing": self.vector.playing,
-            "run": _Position(self),
+            "run": Position(self),
         }
 
     def stop(self) -> None:
@@ -404,33 +405,3 @@ def _copied(
     run.load_state(state)
     run.retake_episodes()
     return run
-
-
-class _Position:
-    """The part of a run that is its own: how far it is, and what the next actions answer."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def state(self) -> dict[str, np.ndarray]:
-        run = self._run
-        return {
-            "step": np.array(run.step),
-            "updates": np.array(run.updates),
-            "best": np.array(run.best),
-            "random": generator_state(run.random),
-            "obs": run.obs,
-            **({} if run.mask is None else {"mask": run.mask}),
-        }
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        run = self._run
-        check_counts("step", state["step"])
-        check_counts("updates", state["updates"])
-        check_form("obs", state["obs"], Form(run.obs.shape, run.obs.dtype))
-        if run.mask is not None:
-            check_form("mask", state["mask"], Form(run.mask.shape, run.mask.dtype))
-            run.mask = state["mask"]
-        run.step, run.updates, run.best = int(state["step"]), int(state["updates"]), float(state["best"])
-        run.obs = state["obs"]
-        set_generator_state(run.random, state["random"])
