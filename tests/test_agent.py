@@ -117,7 +117,7 @@ def test_an_evaluation_counts_each_episode_once() -> None:
     assert evaluation.lengths.tolist() == [2] * 10 + [4] * 10 + [1] * 3
     assert evaluation.returns.tolist() == [3.0] * 10 + [20.0] * 10 + [0.5] * 3
     assert evaluation.solved is None and "no threshold" in str(evaluation)
-    with pytest.raises(SettingError, match="episodes is 0, but it has to be 1 or more"):
+    with pytest.raises(SettingError, match="episodes is 0, but it has to be a whole number, 1 or more"):
         agent.evaluate(0)
     for seed in (-1, 1.5, None):
         with pytest.raises(SettingError, match="has to be a whole number, 0 or more"):

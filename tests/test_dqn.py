@@ -70,6 +70,12 @@ def test_without_a_total_each_call_stretches_the_schedules_and_says_so_once(capl
     assert "DQN(…, total_timesteps=…)" in message
 
 
+def test_a_piece_after_a_stop_continues() -> None:
+    agent = upright.DQN("CartPole-v1", total_timesteps=300, **SMALL).learn(100)
+    agent.run.stop()
+    assert agent.learn(100).run.step == 200
+
+
 def test_a_config_with_a_total_of_its_own_gives_it() -> None:
     agent = upright.DQN("CartPole-v1", preset=Config(total_timesteps=400, **SMALL)).learn(100)
     assert (agent.run.step, agent.config.total_timesteps) == (100, 400)
@@ -272,7 +278,7 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path) -> None:
         upright.DQN("CartPole-v1", start_from=tmp_path / "kept", **SHORT)
     with pytest.raises(RunError, match="There is no policy in"):
         upright.DQN("CartPole-v1", start_from=tmp_path, **SHORT)
-    with pytest.raises(RunError, match="start_from is 3, but it has to be a path"):
+    with pytest.raises(SettingError, match="start_from is 3, but it has to be a path"):
         upright.DQN("CartPole-v1", start_from=3, **SHORT)
 
 

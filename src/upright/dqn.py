@@ -39,7 +39,7 @@ class DQN:
     network: an `nn.Module`, or a factory of one, instead of the settings' (see `TorchLearner`)
     folder: the experiment's, where this run takes seed-<seed> for its metrics and policy; None keeps nothing
     start_from: the folder of a saved policy, or of its run, with whose parameters the network begins
-    Copied with `copy.deepcopy`, it trains on by itself, on environments of its own and in no folder.
+    A copy, by `copy.deepcopy` or `pickle`, continues on environments of its own, and in no folder.
     Raises SettingError, SpaceError or EnvironmentFault, each with a message that says how to fix it.
     """
 
@@ -113,6 +113,7 @@ class DQN:
                 "learn() is called again, so the schedules of exploration and of the learning rate stretch to "
                 f"{end:,} steps and step back: DQN(…, total_timesteps=…) gives them one length for all calls."
             )
+        self.run.stopping = False  # also after a stop
         if not self._has_total or end > self.config.total_timesteps:
             self.run.extend(end)
         reports = train(self.run, more)

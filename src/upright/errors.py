@@ -70,9 +70,9 @@ def wrong(name: str, value: Any, expected: str) -> SettingError:
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, or the name of its type where that is long or cannot be written."""
+    """A value as Python writes it; the name of its type where that is long or cannot be written, and of a function."""
     try:
-        text = repr(value)
+        text = "" if callable(value) and not isinstance(value, type) else repr(value)
     except Exception:  # of an integer with thousands of digits, or of what is nested too deeply
         text = ""
     return text if 0 < len(text) <= LONGEST_VALUE else f"a {type(value).__name__}"

@@ -125,13 +125,14 @@ def warn_of_settings(config: Config) -> None:
             f"train_freq {config.train_freq:,} the first update would come at step {first:,}, after total_timesteps "
             f"({total:,})."
         )
-    elif config.exploration_time_constant is None and starts >= (span := config.exploration_fraction * total) > 0:
-        after = config.exploration_after_learning_starts
+    elif config.exploration_time_constant is None and 0 < (span := config.exploration_fraction * total) <= starts:
+        if config.exploration_after_learning_starts:
+            short = f"exploration falls from step {starts:,} to {starts + span:,.0f} only, after random play"
+        else:
+            short = f"exploration has fallen by step {span:,.0f}, before the first update"
         logger.warning(
-            f"learning_starts ({starts:,}) is long for total_timesteps ({total:,}): "
-            + (f"exploration falls from step {starts:,} to {starts + span:,.0f} only" if after else "exploration has")
-            + (", after random play;" if after else f" fallen by step {span:,.0f}, before the first update;")
-            + " lower learning_starts, or train for longer."
+            f"learning_starts ({starts:,}) is long for total_timesteps ({total:,}): {short}; lower learning_starts, or "
+            "train for longer."
         )
 
 

@@ -197,7 +197,7 @@ def test_a_folder_that_holds_another_run_is_refused(capsys) -> None:
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file()}
     assert main(run) == 2
     assert (
-        "mine/seed-0 already holds a run: resume it (upright resume), or choose another seed (--seed) or folder (--out)."
+        "mine/seed-0 already holds a run: resume it (upright resume, or upright.Run.open in Python), or choose another seed"
         in capsys.readouterr().err
     )
     assert main([*run, "--seed", "1", "--gamma", "0.5"]) == 2
@@ -237,7 +237,7 @@ def test_a_mistake_in_an_evaluation_gives_one_sentence(capsys) -> None:
     assert main(["train", "CartPole-v1", *TINY, "--quiet"]) == 0
     run = "runs/CartPole-v1/default/seed-0"
     for words, says in (
-        (["--episodes", "0"], "episodes is 0, but it has to be 1 or more."),
+        (["--episodes", "0"], "episodes is 0, but it has to be a whole number, 1 or more."),
         (["--seed", "-1"], "seed is -1, but it has to be a whole number, 0 or more."),
         (["--env", "Acrobot-v1"], "Acrobot-v1 does not fit this policy"),
         (["--env", "CartPol-v1"], "There is no environment 'CartPol-v1'."),

@@ -14,7 +14,7 @@ from engines import needs_native
 from toy_environments import Scripted
 from upright.environments.environment import Environment
 from upright.environments.vectors import InProcess, Vectorised
-from upright.errors import UprightError
+from upright.errors import Misfit, UprightError
 from upright.replay import Batch, NStep, ReplayMemory, ring
 from upright.replay.prioritised import ByPriority, SumTree
 from upright.settings.kinds import Prioritised, Uniform
@@ -88,7 +88,9 @@ def test_a_batch_names_rows_of_the_memorys_own_columns(kind: str, masks: bool, a
 
 def test_the_first_transition_decides_the_forms_of_its_own_fields() -> None:
     memory = ReplayMemory(3)
-    memory.push(np.arange(2), 1, 1, 1, np.array([0.5, 1.5]), None, [1, 0])
+    with pytest.raises(Misfit, match="both masks or none"):
+        memory.push(np.arange(2), 1, 1, 1, np.array([0.5, 1.5]), None, [1, 0])
+    memory.push(np.arange(2), 1, 1, 1, np.array([0.5, 1.5]))
     columns = memory.ring.columns
     assert (columns.obs.dtype, columns.next_obs.dtype) == (np.int64, np.float64)
     assert columns.next_obs[0].tolist() == [0.5, 1.5] and columns.mask is None
@@ -437,3 +439,21 @@ def test_n_step_transitions_are_those_of_brute_force(streams, n, gamma, masks, m
                 np.testing.assert_array_equal(got.next_mask, np.array(want[5], bool))
             else:
                 assert got.mask is None and got.next_mask is None
+
+
+@pytest.mark.parametrize("kind", REPLAYS)
+def test_a_transition_that_does_not_fit_leaves_whole_ones_alone(kind: str) -> None:
+    memory = ReplayMemory(4, replay=REPLAYS[kind])
+    for k in range(6):
+        memory.push(*transition(k))
+    before = [memory.ring.columns.take(np.array([place])) for place in range(4)]
+    whole = [tuple(array.tobytes() for array in columns.named().values()) for columns in before]
+    good = dict(zip(("obs", "action", "reward", "discount", "next_obs"), transition(9), strict=False))
+    for wrong in ({"reward": "much"}, {"next_obs": np.zeros(99)}, {"action": None}, {"obs": [[1], [2, 3]]}):
+        with pytest.raises(Misfit, match="The transition does not fit the memory"):
+            memory.push(**{**good, **wrong})
+    after = [memory.ring.columns.take(np.array([place])) for place in range(4)]
+    for columns in after:
+        assert tuple(array.tobytes() for array in columns.named().values()) in whole
+    memory.push(**good)
+    assert len(memory) == 4 and memory.ring.columns.reward[memory.ring.pushed - 1 & 3] == good["reward"]

@@ -478,7 +478,7 @@ BROKEN = {
     "dtype": "step 3: the observation has dtype <U1, not float32",
     "reward none": "step 3: the reward is None, not a number",
     "reward infinite": "step 3: the reward is inf",
-    "four values": "not enough values to unpack (expected 5, got 4)",
+    "four values": "step() returned 4 values, not (observation, reward, terminated, truncated, info)",
     "reset": "step 0: reset() raised KeyError: 'position'",
 }
 
@@ -542,7 +542,7 @@ def test_a_fault_in_an_evaluation_is_resumed_from_too(tmp_path, monkeypatch) -> 
         raise EnvironmentFault("CartPole-v1 (evaluation), episode 0, step 3: it fell.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Agent, "evaluate", broken)
+        patch.setattr(Run, "evaluate", broken)
         with pytest.raises(EnvironmentFault, match="it fell"):
             list(train(run))
     run.close()

@@ -20,7 +20,8 @@ def outcome(
     flags: list[bool] = [False] * len(rewards)
     obs = np.zeros((len(rewards), 1), np.float32)
     ends = (flags, ended) if truncated else (ended, flags)
-    return Outcome(obs, rewards, *ends, None, obs, None, valid or [True] * len(rewards))
+    valid = valid or [True] * len(rewards)
+    return Outcome(obs, rewards, *ends, None, obs, None, valid, [None] * len(rewards))
 
 
 def play(returns: DiscountedReturns, rewards: list[float], **how: Any) -> None:

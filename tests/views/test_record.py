@@ -289,7 +289,7 @@ def test_record_makes_a_video_of_what_evaluate_meets(cartpole, tmp_path, capsys)
         ("record POLICY -o e.avi", "e.avi must end in .mp4, .gif, .webp."),
         ("record POLICY -o here.mp4", "here.mp4 is a folder; name a file in it."),
         ("record POLICY -o file/e.mp4", "file/e.mp4 cannot be written: "),
-        ("record POLICY -o e.mp4 --episodes 0", "episodes is 0, but it has to be 1 or more."),
+        ("record POLICY -o e.mp4 --episodes 0", "episodes is 0, but it has to be a whole number, 1 or more."),
         ("record POLICY -o e.mp4 --env Acrobot-v1", "Acrobot-v1 does not fit this policy"),
         ("record POLICY -o e.mp4 --env no_module:Env", "needs the module 'no_module'"),
     ],

@@ -373,7 +373,7 @@ class Run:
         self.disk.discard()
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        """A copy, by `copy.deepcopy` or `pickle`, trains on by itself, on environments of its own and in no folder."""
+        """Let a copy, by `copy.deepcopy` or `pickle`, continue on environments of its own, and in no folder."""
         ring = self.replay.ring
         rows = ring.rows(ring.pushed - len(ring), ring.pushed) if len(ring) else {}
         network = self.agent.learner.own_network()
