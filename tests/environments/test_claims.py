@@ -162,3 +162,35 @@ def test_a_close_that_fails_is_logged_and_loses_nothing(caplog) -> None:
     assert (agent.evaluate(2).returns == 5).all()
     agent.close()
     assert "Gone: close() raised RuntimeError: the simulator is gone" in caplog.text
+
+
+def test_a_simulator_that_cannot_be_made_twice_names_the_setting() -> None:
+    class Single(Five):
+        alive = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            if Single.alive:
+                raise RuntimeError("Cannot create multiple emulator instances")
+            Single.alive += 1
+
+        def close(self) -> None:
+            Single.alive -= 1
+
+    agent = upright.DQN(Single, **SHORT).learn(60)
+    with pytest.raises(EnvironmentFault, match=r"multiple emulator instances. If only one may exist .* n_eval_envs=0"):
+        agent.evaluate(2)
+    agent.close()
+    with pytest.raises(EnvironmentFault, match=r"n_eval_envs=0"):
+        upright.DQN(Single, num_envs=2, **SHORT)
+    single = upright.DQN(Single, n_eval_envs=0, eval_freq=30, n_eval_episodes=2, **SHORT).learn(60)
+    assert (single.evaluate(3).returns == 5).all()
+    single.close()
+
+
+def test_a_first_environment_that_cannot_be_made_has_no_such_hint() -> None:
+    def broken() -> gymnasium.Env[Any, Any]:
+        raise RuntimeError("no licence")
+
+    with pytest.raises(EnvironmentFault, match="no licence$"):
+        upright.DQN(broken)

@@ -41,6 +41,16 @@ def claim(user: Any, env: gymnasium.Env[Any, Any], name: str) -> Callable[[], ob
     return weakref.finalize(user, _release, [id(thing) for thing in things])
 
 
+def hint() -> str:
+    """What may be wrong, where one environment is open already and another one cannot be made; else nothing."""
+    if not any(process == os.getpid() for _, process in _in_use.values()):
+        return ""
+    return (
+        ". If only one may exist at a time, take num_envs=1, and evaluate in training's own: n_eval_envs=0 "
+        "(--n-eval-envs 0)"
+    )
+
+
 def _release(keys: list[int]) -> None:
     for key in keys:
         _in_use.pop(key, None)

@@ -79,7 +79,7 @@ class Masks:
         if names and self._setting == "auto":
             return (
                 f"{names[0]} is not read: to restrict the actions, put zeros and ones for all {self._actions.n} into "
-                "info['action_mask'], at every reset and step."
+                "info['action_mask'] at every reset and step, or return them from a method action_masks()."
             )
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import ENV_ID_RE, EnvSpec, load_env_creator
 
-from upright.environments import old_gym, refusals
+from upright.environments import claims, old_gym, refusals
 from upright.environments.packages import missing, package_of, package_with
 from upright.environments.wrapping import discretize, gathering, layers, with_reset_arguments, wrap
 from upright.errors import EnvironmentFault, UprightError, did_you_mean, wrong
@@ -248,8 +248,9 @@ def _construction(name: str, config: Config) -> Iterator[None]:
         raise EnvironmentFault(f"{name} cannot be made:{instead} Gymnasium says: {first_line(error)}") from error
     except (Exception, SystemExit) as error:
         arguments = f" with env_kwargs {dict(config.env_kwargs)}" if config.env_kwargs else ""
+        what = first_line(error).partition(TAIL)[0]
         raise EnvironmentFault(
-            f"{name} raised {type(error).__name__} when it was made{arguments}: {first_line(error).partition(TAIL)[0]}"
+            f"{name} raised {type(error).__name__} when it was made{arguments}: {what}{claims.hint()}"
         ) from error
 
 

@@ -388,7 +388,14 @@ def make_vector(source: EnvironmentSource, config: Config, run_seed: int, first_
         for index in range(config.num_envs)
     ]
     if config.vectorization_mode == "sync":
-        return InProcess([first, *(make() for make in makers[1:])])
+        with contextlib.ExitStack() as made:  # closed again, where one of them cannot be made
+            made.callback(first.close)
+            environments = [first]
+            for make in makers[1:]:
+                environments.append(make())
+                made.callback(environments[-1].close)
+            made.pop_all()
+        return InProcess(environments)
     try:
         first.reset()  # so that its user hears where masks are read; the workers begin this episode once more
     finally:
