@@ -101,6 +101,10 @@ def test_the_experiment_is_called_after_the_file_or_its_folder() -> None:
         ({"wrapper": ["os:system"]}, "mine.json names the wrapper 'os:system', and to use it is to run the code of that module"),
         ({"wrapper": ["TimeLimit(max_episode_steps=3)"]}, "if you trust it, give it yourself, with --wrapper."),
         ({"env_kwargs": {"xml_file": "/etc/passwd"}}, "mine.json hands the environment the path '/etc/passwd'"),
+        ({"env_kwargs": {"a": {"$dict": [["/etc/passwd", 1]]}}}, "mine.json hands the environment the path '/etc/passwd'"),
+        ({"env_kwargs": {"a": {"$dict": [[[1], 2]]}}}, "mine.json cannot be used"),
+        ({"env_kwargs": {"a": {"$float": "much"}}}, "mine.json cannot be used"),
+        ({"start_from": "elsewhere"}, "mine.json begins with the policy in 'elsewhere'; give that yourself, --start-from."),
     ],
 )  # fmt: skip
 def test_what_is_no_settings_or_runs_code_is_one_sentence(values: Any, says: str, capsys, tmp_path) -> None:
