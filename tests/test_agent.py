@@ -20,7 +20,7 @@ from configurations import SHORT
 from toy_environments import Image, Masked, Noisy, Scripted, Spaces
 from upright import files
 from upright.agent import Agent
-from upright.errors import Diverged, EnvironmentFault, RunError, SettingError
+from upright.errors import Diverged, EnvironmentFault, Misfit, RunError, SettingError, UprightError
 from upright.settings.config import Config
 from upright.settings.presets import PRESETS
 
@@ -314,3 +314,35 @@ def test_an_image_environment_learns_with_the_convolutions() -> None:
     assert agent.agent.observations.is_image
     assert "torso.0.weight" in agent.agent.learner.parameters()
     assert agent.run.updates > 0
+
+
+@pytest.mark.parametrize("method", ["predict", "q_values"])
+def test_what_reset_or_step_returned_is_named(cartpole: upright.DQN, method: str) -> None:
+    env = gymnasium.make("CartPole-v1")
+    first, ask = env.reset(seed=0), getattr(cartpole.agent, method)
+    for given, says in (
+        (first, r"it is the tuple that reset\(\) returned, whose first part to give: observation, info = …"),
+        (env.step(0), r"the tuple that step\(\) returned, .*: observation, reward, terminated, truncated, info = …"),
+        ({"x": first[0]}, r"observations of this policy are of Box\("),
+        ([first[0], first[0][:2]], "an array of numbers; observations of this policy are of"),
+        (np.zeros((2, 3, 4, 5)), "has shape"),
+        ("CartPole-v1", "has dtype|has shape"),
+        (np.full(4, np.nan, np.float32), "the observation is nan at entry 0 of 4"),
+    ):
+        with pytest.raises(Misfit, match=says) as caught:
+            ask(given)
+        assert isinstance(caught.value, ValueError) and isinstance(caught.value, UprightError)
+
+
+def test_a_mask_that_does_not_fit_is_named() -> None:
+    agent = upright.DQN(Masked, **TINY).agent
+    observation = np.full(5, 0.5, np.float32)
+    for observations, masks, says in (
+        (observation, [1, 0, 1], r"action_masks has 3 entries of type int64, not 5 zeros and ones"),
+        (observation, [0, -100, 0, 0, 0], "action_masks has other entries than zeros and ones"),
+        (observation, np.zeros(5, bool), "action_masks forbids every action of an observation"),
+        (np.stack([observation] * 3), np.ones((2, 5)), "action_masks has 2 rows for 3 observations"),
+        (np.stack([observation] * 3), 7, "action_masks"),
+    ):
+        with pytest.raises(Misfit, match=says):
+            agent.predict(observations, action_masks=masks)

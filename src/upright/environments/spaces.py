@@ -152,9 +152,9 @@ class Observations:
         try:
             for key in self._first:
                 seen = seen[key]
-        except (KeyError, IndexError, TypeError):
+            return np.ndim(seen) <= self._dimensions
+        except (KeyError, IndexError, TypeError, ValueError):
             return True  # encode says what is wrong with it
-        return np.ndim(seen) <= self._dimensions
 
     def mask(self, observation: Any) -> Any:
         """The action mask within an observation `[A]`, or a batch `[B, A]`; None for a space without one."""
