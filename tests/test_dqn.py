@@ -58,7 +58,8 @@ def test_learn_without_a_number_takes_the_given_total_each_time(caplog) -> None:
     for calls in (1, 2, 3, 4):
         assert agent.learn().run.step == 200 * calls
     assert agent.config.total_timesteps == 800
-    assert "learn() is called again" not in caplog.text, "the total was given"
+    (message,) = [text for text in caplog.messages if text.startswith("learn()")]
+    assert message.startswith("learn() goes beyond total_timesteps, so the schedules"), "once"
 
 
 def test_without_a_total_each_call_stretches_the_schedules_and_says_so_once(caplog) -> None:
@@ -68,6 +69,24 @@ def test_without_a_total_each_call_stretches_the_schedules_and_says_so_once(capl
         assert agent.run.step == agent.config.total_timesteps == taken
     (message,) = [text for text in caplog.messages if "learn() is called again" in text]
     assert "DQN(…, total_timesteps=…)" in message
+
+
+def test_pieces_add_up_where_environments_pass_their_ends() -> None:
+    """Three environments step together, so each piece of 40 ends up to two steps late, and the next begins no later."""
+    settings = {**SMALL, "num_envs": 3, "total_timesteps": 120, "log_interval": 30}
+    whole = upright.DQN("CartPole-v1", **settings).learn()
+    pieces = upright.DQN("CartPole-v1", **settings)
+    assert [pieces.learn(40).run.step for _ in range(3)] == [42, 81, 120]
+    assert pieces.config.total_timesteps == 120 and bits(pieces.run) == bits(whole.run)
+    assert upright.DQN("CartPole-v1", **settings).learn(2).learn(1).run.step == 3
+
+
+def test_a_closed_agent_learns_no_more(tmp_path) -> None:
+    for settings in ({}, {"folder": tmp_path}, {"vectorization_mode": "async"}):
+        agent = upright.DQN("CartPole-v1", total_timesteps=100, **settings, **SMALL).learn(60)
+        agent.close()
+        with pytest.raises(RunError, match="The run is closed: open it again with upright.Run.open"):
+            agent.learn(40)
 
 
 def test_a_piece_after_a_stop_continues() -> None:
@@ -276,6 +295,18 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path) -> None:
     upright.DQN("CartPole-v1", **{**SHORT, "net_arch": (16,)}).save(tmp_path / "kept")
     with pytest.raises(SettingError, match=r"start_from names the policy in .*kept, which does not fit here: .*shape"):
         upright.DQN("CartPole-v1", start_from=tmp_path / "kept", **SHORT)
+    upright.DQN("CartPole-v1", loss=upright.Categorical(), **SHORT).save(tmp_path / "atoms")
+    upright.DQN("CartPole-v1", **SHORT).save(tmp_path / "plain")
+    for kept, settings, why in (
+        ("plain", {"activation": "tanh"}, "its activation is relu, and here it is tanh"),
+        ("atoms", {"loss": upright.Categorical(v_max=20)}, r"its loss is Categorical\("),
+    ):
+        with pytest.raises(SettingError, match=f"does not fit here: {why}"):
+            upright.DQN("CartPole-v1", start_from=tmp_path / kept, **settings, **SHORT)
+    upright.DQN("CartPole-v1", start_from=tmp_path / "plain", loss=upright.QLearning(double=True), **SHORT).close()
+    upright.DQN("MountainCar-v0", **SHORT).save(tmp_path / "car")
+    with pytest.raises(SettingError, match="does not fit here: it scales observations otherwise"):
+        upright.DQN("MountainCar-v0", start_from=tmp_path / "car", stretch_observations=False, **SHORT)
     with pytest.raises(RunError, match="There is no policy in"):
         upright.DQN("CartPole-v1", start_from=tmp_path, **SHORT)
     with pytest.raises(SettingError, match="start_from is 3, but it has to be a path"):

@@ -54,7 +54,12 @@ class Agent:
         """`parameters`: those to be loaded. Raises Misfit, before a network is made, where they do not fit it."""
         self.config, self.observations, self.actions, self.source = config, observations, actions, source
         self.problem = Problem(
-            observations.shape, observations.is_image, actions.n, observations.scale, observations.structure
+            observations.shape,
+            observations.is_image,
+            actions.n,
+            observations.scale,
+            observations.largest,
+            observations.structure,
         )
         if parameters is not None and network is None:
             _check_parameters(parameters, config, self.problem)
@@ -82,6 +87,17 @@ class Agent:
         """The engine, its device and the reason for it, as a human-readable line."""
         why = why_engine(self.config, self.problem, self.has_own_network)
         return f"engine {self.learner.engine} on {self.learner.device}: {why}"
+
+    def reads_differently(self, other: Agent) -> str | None:
+        """Why parameters of another agent would mean something else here, though they may have the same shapes."""
+        mine, others = self.config, other.config
+        if others.activation != mine.activation:
+            return f"its activation is {others.activation}, and here it is {mine.activation}"
+        if type(others.loss) is not type(mine.loss) or others.loss.support != mine.loss.support:
+            return f"its loss is {others.loss}, and here it is {mine.loss}"
+        if other.observation_space == self.observation_space and not self.observations.encodes_as(other.observations):
+            return "it scales observations otherwise (stretch_observations, scale_integers), or sees other entries"
+        return None
 
     def act(
         self, obs: np.ndarray, mask: np.ndarray | None, epsilon: float, random: np.random.Generator
@@ -128,8 +144,11 @@ class Agent:
         if not isinstance(deterministic, (bool, np.bool_)):
             raise wrong("deterministic", deterministic, "True or False")
         obs, single = self._encode(observation)
-        if action_masks is None:
-            action_masks = self.observations.mask(observation)
+        if action_masks is None and self.observations.mask_key is not None:
+            try:
+                action_masks = self.observations.mask(observation)
+            except ValueError as error:
+                raise Misfit(f"{first_line(error)}: give the whole observation, or action_masks=….") from error
         mask = None if action_masks is None else self._masks(action_masks, len(obs), single)
         if deterministic:
             number = self.greedy(obs, mask)
@@ -289,12 +308,6 @@ def _copied(
     agent.learner.load_state(state)
     set_generator_state(agent.random, random)
     return agent
-
-
-def saved_parameters(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The parameters of the policy in its folder or its run's. Raises RunError when there is none."""
-    folder, description = _described(folder)
-    return _parameters(folder, description.get("parameters"))
 
 
 def load(

@@ -77,7 +77,7 @@ class DQN:
             planned = planned_steps(RunFolder(place).experiment.config, config.total_timesteps)
             config = config.override(total_timesteps=planned)
         self.run = Run(env, config, seed, place, network)
-        self._said_of_schedules = False
+        self._said_of_schedules, self._end = False, 0
         self._steps = config.total_timesteps  # of a call of `learn` without a number
 
     @property
@@ -106,17 +106,21 @@ class DQN:
             if not isinstance(value, bool):
                 raise SettingError(f"{name} is {value!r}, but it has to be True or False.")
         more = self._steps if total_timesteps is None else checked_steps(total_timesteps)
-        end = self.run.step + more
-        if not self._has_total and self.run.step and not self._said_of_schedules:
-            self._said_of_schedules = True
-            logger.warning(
-                "learn() is called again, so the schedules of exploration and of the learning rate stretch to "
-                f"{end:,} steps and step back: DQN(…, total_timesteps=…) gives them one length for all calls."
-            )
-        self.run.stopping = False  # also after a stop
+        # From where the last call was to end, if it came so far: several environments may have passed that by steps.
+        self._end = end = (self._end if self.run.step >= self._end else self.run.step) + more
         if not self._has_total or end > self.config.total_timesteps:
-            self.run.extend(end)
-        reports = train(self.run, more)
+            if self.run.step and not self._said_of_schedules:
+                self._said_of_schedules = True
+                why = "goes beyond total_timesteps" if self._has_total else "is called again"
+                logger.warning(
+                    f"learn() {why}, so the schedules of exploration and of the learning rate stretch to {end:,} steps "
+                    "and step back: DQN(…, total_timesteps=…) gives them one length for all calls."
+                )
+            self.run.extend(max(end, self.run.step))
+        self.run.stopping = False  # also after a stop
+        if end <= self.run.step:
+            return self
+        reports = train(self.run, end - self.run.step)
         if plot:
             from upright.views.plot import live
 

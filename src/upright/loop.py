@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from upright.errors import EnvironmentFault, wrong
+from upright.errors import EnvironmentFault, RunError, wrong
 from upright.messages import logger
 from upright.runs.metrics import Progress
 from upright.runs.run import Run
@@ -27,6 +27,8 @@ def train(run: Run, steps: int | None = None) -> Iterator[Progress]:
     """
     if not isinstance(run, Run):
         raise wrong("run", run, "an upright.Run, as in train(upright.Run(env, config))")
+    if run.is_closed:
+        raise RunError("The run is closed: open it again with upright.Run.open, or make a new one.")
     config, began = run.config, (time.perf_counter(), run.step)
     end = config.total_timesteps if steps is None else min(config.total_timesteps, run.step + checked_steps(steps))
     if run.step == 0:

@@ -56,11 +56,76 @@ class Around(gymnasium.Env):
 
 
 ONE, SIMULATOR = Five(), Counter()
+
+
+class Holds(Five):
+    """Has its simulator in a list or dict."""
+
+    def __init__(self, tools: Any) -> None:
+        self.tools = tools
+        self.simulator = _Proxy(next(iter(tools.values())) if isinstance(tools, dict) else tools[0])
+
+
+class _Proxy:
+    """Leads to a simulator without being one."""
+
+    def __init__(self, simulator: Any) -> None:
+        self.__dict__["inner"] = [simulator]
+
+    @property
+    def time(self) -> int:
+        return int(self.inner[0].time)
+
+    @time.setter
+    def time(self, value: int) -> None:
+        self.inner[0].time = value
+
+
+class OfClass(Five):
+    SIMULATOR = SIMULATOR
+
+    def __init__(self) -> None:
+        self.simulator = _Proxy(self.SIMULATOR)
+
+
+class Counts(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Counts its steps with the shared simulator."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.counter = SIMULATOR
+
+
+class Functional:
+    """What steps without a state of its own may be shared."""
+
+    def step(self, state: int) -> int:
+        return state + 1
+
+
+FUNCTIONAL = Functional()
+
+
+def test_what_has_no_state_may_be_shared() -> None:
+    class Pure(Five):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rules = FUNCTIONAL
+
+    agent = upright.DQN(Pure, num_envs=2, **SHORT).learn(60)
+    assert (agent.evaluate(3).returns == 5).all()
+    agent.close()
+
+
 SHARED = {
     "object": (lambda: ONE, "the same environment"),
     "wrapped": (lambda: gymnasium.wrappers.TimeLimit(ONE, 50), "the same environment"),
     "held": (lambda: Around(ONE), "the same Five"),
     "simulator": (lambda: Five(SIMULATOR), "the same Counter"),
+    "in a dict": (lambda: Holds({"simulator": SIMULATOR}), "the same Counter"),
+    "in a list": (lambda: Holds([SIMULATOR]), "the same Counter"),
+    "of the class": (lambda: OfClass(), "the same Counter"),
+    "in a wrapper": (lambda: Counts(Five()), "the same Counter"),
 }
 
 

@@ -196,6 +196,9 @@ def test_a_policy_of_chosen_entries_takes_the_environments_own_observations(tmp_
         (spaces.Box(0, 1, (1, 84, 84), np.float64), "looks like an image, but it is of float64"),
         (spaces.Dict(a=spaces.Box(0, 255, (84, 84, 3), np.uint8), b=spaces.Discrete(2)), "--observation-keys a "),
         (spaces.Dict(a=spaces.Box(0, 1, (84, 84), np.float32)), "observation['a'] looks like an image"),
+        (spaces.Tuple([spaces.Box(0, 1, (84, 84)), spaces.Discrete(2)]), "observation[0] looks like an image, but within"),
+        (spaces.Dict(a=spaces.Dict(b=spaces.Box(0, 255, (40, 40, 3), np.uint8))), "observation['a'] looks like an image"),
+        (spaces.Box(0, 1, (4, 40, 40, 3), np.float32), "looks like an image, but it is of float32"),
     ],
 )  # fmt: skip
 def test_an_image_that_becomes_a_vector_is_named(space: spaces.Space, says: str) -> None:
@@ -248,3 +251,36 @@ def test_whole_valued_actions_are_numbered_without_gap_or_repetition(space: spac
     samples = {json.dumps(space.sample().tolist()) for _ in range(50 * actions.n)}
     assert samples == {json.dumps(np.asarray(action).tolist()) for action in decoded}
     np.testing.assert_array_equal(actions.decode_batch(np.arange(actions.n)), np.stack(decoded))
+
+
+@pytest.mark.parametrize("largest", [1, 3, 255])
+def test_an_image_is_divided_by_the_largest_pixel_of_its_space(largest: int) -> None:
+    space = spaces.Box(0, largest, (40, 40), np.uint8)
+    assert Observations(space, scale_integers=True).largest == largest
+    assert Observations(space).largest == 255, "as older versions did"
+    seen: list[float] = []
+
+    class Labels(gymnasium.Env):
+        observation_space, action_space = space, spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            return np.full((40, 40), largest, np.uint8), {}
+
+        def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return np.full((40, 40), largest, np.uint8), 1.0, True, False, {}
+
+    agent = upright.DQN(Labels, **SHORT)
+    agent.agent.learner.online.torso[0].register_forward_pre_hook(
+        lambda module, given: seen.append(float(given[0].max()))
+    )
+    agent.q_values(np.full((40, 40), largest, np.uint8))
+    assert seen == [1.0]
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-5, 5, (2,), np.int8), spaces.Box(10, 20, (2,), np.uint8)])
+def test_small_integers_out_of_their_bounds_do_not_wrap_around(space: spaces.Box) -> None:
+    observations = Observations(space, scale_integers=True)
+    with pytest.raises(ValueError, match="out of its space's bounds at entry 0"):
+        observations.encode(np.array([space.low[0] - 2, space.high[0]], space.dtype))
+    np.testing.assert_allclose(seen(observations, space.high), [1, 1])

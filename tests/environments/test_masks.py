@@ -12,7 +12,7 @@ from gymnasium import spaces
 import upright
 from configurations import SHORT
 from upright.environments.environment import make_environment
-from upright.errors import EnvironmentFault, Misfit
+from upright.errors import EnvironmentFault, Misfit, SpaceError
 from upright.settings.config import Config
 
 ALLOWED = np.array([1, 0, 1, 0], np.int8)
@@ -186,3 +186,65 @@ def test_at_the_end_of_an_episode_a_mask_may_forbid_everything_or_fail() -> None
         environment.reset()
         masks = [environment.step(0)[4]["action_mask"].tolist() for _ in range(5)]
         assert masks == [[True, False, True, False]] * 4 + [[True] * 4]
+
+
+@pytest.mark.parametrize(
+    ("entry", "action"),
+    [
+        (spaces.Box(0, 1, (5,), np.int8), spaces.Discrete(4)),
+        (spaces.Discrete(4), spaces.Discrete(4)),
+        (spaces.Box(0, 1, (2, 4), np.int8), spaces.Discrete(4)),
+        (spaces.MultiBinary(3), spaces.MultiDiscrete([2, 2])),
+    ],
+)
+def test_an_entry_that_is_no_mask_of_these_actions_is_refused(entry: spaces.Space, action: spaces.Space) -> None:
+    class Odd(Plain):
+        observation_space = spaces.Dict(observation=spaces.Box(-1, 1, (3,)), action_mask=entry)
+        action_space = action
+
+    with pytest.raises(
+        SpaceError, match=r"observation\['action_mask'\] is .* which is no mask of 4 actions: give zeros"
+    ):
+        make_environment(Odd, Config(), 0, 0)
+    assert make_environment(Odd, Config(action_masks="info"), 0, 0).observations.mask_key is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [spaces.MultiBinary(5), spaces.MultiBinary(6), spaces.Tuple([spaces.MultiBinary(2), spaces.MultiBinary(3)])],
+)
+def test_masks_of_several_dimensions_are_read_from_observations_too(entry: spaces.Space) -> None:
+    """For 2 × 3 actions: a mask after the other, a joint one, and a tuple. The first dimension's second is forbidden."""
+    count = 5 if isinstance(entry, spaces.Tuple) else entry.shape[0]
+    flat = np.array([1, 0, 1, 1, 0] if count == 5 else [1, 1, 0, 0, 0, 0], np.int8)
+
+    class Joint23(Plain):
+        observation_space = spaces.Dict(observation=spaces.Box(-1, 1, (3,)), action_mask=entry)
+        action_space = spaces.MultiDiscrete([2, 3])
+
+        def look(self) -> Any:
+            mask = (flat[:2], flat[2:]) if isinstance(entry, spaces.Tuple) else flat
+            return {"observation": np.zeros(3, np.float32), "action_mask": mask}
+
+    environment = make_environment(Joint23, Config(), 0, 0)
+    assert environment.reset()[1]["action_mask"].tolist() == [True, True, False, False, False, False]
+    assert environment.observations.shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["legal_actions", "mask", "action_masks"])
+def test_other_names_within_an_observation_are_named(name: str, caplog) -> None:
+    class Named(Plain):
+        observation_space = spaces.Dict({"observation": spaces.Box(-1, 1, (3,)), name: spaces.MultiBinary(4)})
+
+        def look(self) -> Any:
+            return {"observation": np.zeros(3, np.float32), name: ALLOWED}
+
+    upright.DQN(Named, **SHORT).close()
+    assert f"observation['{name}'] is not read" in caplog.text
+
+
+def test_an_observation_without_its_mask_asks_for_one() -> None:
+    agent = upright.DQN(Observed, **SHORT)
+    with pytest.raises(Misfit, match="no key 'action_mask': give the whole observation, or action_masks=…"):
+        agent.predict({"observation": np.zeros(3, np.float32)})
+    assert agent.predict({"observation": np.zeros(3, np.float32)}, action_masks=[0, 0, 0, 1])[0] == 3

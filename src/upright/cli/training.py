@@ -11,6 +11,7 @@ from typing import Any
 
 from upright.cli.arguments import Resume, Train
 from upright.dashboard import beside
+from upright.environments.trust import needs_trust
 from upright.errors import SettingError
 from upright.evaluation import EvaluationSink
 from upright.result import Ended, train_to_result
@@ -89,12 +90,13 @@ def _train_run(
 
 def _conclusion(run: Run, ended: Ended, folder: Path) -> str:
     """The final policy's evaluation, or where the run was stopped, and how to continue."""
+    resume = f"upright resume {folder}" + (" --trust" if needs_trust(run.source, run.config) else "")
     if is_complete(ended.result, run.config):
         return f"Final policy: {ended.evaluation or 'not evaluated (n_final_episodes is 0)'}."
     if ended.evaluation is not None:
         episodes = f"all {run.config.n_final_episodes:,} episodes"
-        return f"Stopped in the final evaluation: {ended.evaluation}; for {episodes}: upright resume {folder}"
+        return f"Stopped in the final evaluation: {ended.evaluation}; for {episodes}: {resume}"
     if run.checkpointed is None:
         return f"Stopped at step {run.step:,}, with no checkpoint to resume from."
     since = "" if run.checkpointed == run.step else f" from step {run.checkpointed:,}"
-    return f"Stopped at step {run.step:,}; resume{since} with: upright resume {folder}"
+    return f"Stopped at step {run.step:,}; resume{since} with: {resume}"

@@ -20,28 +20,29 @@ _TOO_MANY = (
 class Actions:
     """The numbering of the actions of one space, 0 … n−1.
 
+    sizes: the numbers of values of its dimensions, which are numbered jointly; () for a Discrete
     n: number of actions; of a MultiDiscrete, a MultiBinary or a Box of integers, the size of its joint table
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
-        self._sizes: tuple[int, ...] = ()
+        self.sizes: tuple[int, ...] = ()
         self._start = 0
         if isinstance(space, spaces.Discrete):
             self.n = int(space.n)
             self._start = int(space.start)
         elif isinstance(space, spaces.MultiDiscrete):
-            self._sizes = tuple(int(size) for size in np.ravel(space.nvec))
+            self.sizes = tuple(int(size) for size in np.ravel(space.nvec))
             self._fill_table(space.start)
         elif isinstance(space, spaces.Box) and space.dtype.kind in "biu":
             low, high = np.ravel(space.low).tolist(), np.ravel(space.high).tolist()
-            self._sizes = tuple(int(most) - int(least) + 1 for least, most in zip(low, high, strict=True))
+            self.sizes = tuple(int(most) - int(least) + 1 for least, most in zip(low, high, strict=True))
             self._fill_table(space.low)
         elif isinstance(space, spaces.MultiBinary):
             bits = math.prod(space.shape)  # of a space out of a file, so many that they could not be listed
             if bits > math.log2(LARGEST_ACTION_TABLE):
                 raise SpaceError(f"The action space {space} has 2^{bits:,} joint actions, {_TOO_MANY}.")
-            self._sizes = (2,) * bits
+            self.sizes = (2,) * bits
             self._fill_table(np.zeros(space.shape, space.dtype))
         elif isinstance(space, spaces.Box):
             raise SpaceError(_continuous(space))
@@ -55,36 +56,38 @@ class Actions:
 
     def _fill_table(self, first: np.ndarray) -> None:
         """Number all combinations of the values of each dimension, which begin at `first`."""
-        self.n = math.prod(self._sizes)
+        self.n = math.prod(self.sizes)
         if self.n > LARGEST_ACTION_TABLE:
             raise SpaceError(f"The action space {self.space} has {self.n:,} joint actions, {_TOO_MANY}.")
-        table = np.stack(np.unravel_index(np.arange(self.n), self._sizes), axis=-1)
+        table = np.stack(np.unravel_index(np.arange(self.n), self.sizes), axis=-1)
         self._table = (table.reshape(self.n, *first.shape) + first).astype(self.space.dtype)
 
     def decode(self, action: int) -> Any:
         """The environment's action with this number."""
-        if self._sizes:
+        if self.sizes:
             return np.array(self._table[action])
         return action + self._start
 
     def decode_batch(self, actions: np.ndarray) -> np.ndarray:
         """`decode` for an array `[B]` of numbers; returns `[B]`, or `[B, *space.shape]` for MultiDiscrete."""
-        decoded: np.ndarray = self._table[actions] if self._sizes else actions
+        decoded: np.ndarray = self._table[actions] if self.sizes else actions
         return decoded + self._start if self._start else decoded
 
     def mask(self, mask: Any, by_dimension: bool = False) -> np.ndarray:
         """The actions that a mask allows, as bool `[n]`: its entries are 0 or 1, or False and True.
 
-        Of several dimensions also a mask for each: Gymnasium's tuple of masks, or with `by_dimension` one array of all
-        of them, one after the other, as sb3-contrib has it. Raises ValueError, with a text that follows where it was.
+        Of several dimensions also a mask for each: Gymnasium's tuple of masks, or one array of all of them, one after
+        the other, as sb3-contrib has it; `by_dimension` says which it is where a joint mask has as many entries. Raises
+        ValueError, with a text that follows where it was.
         """
-        if self._sizes:
-            parts = mask if isinstance(mask, (tuple, list)) and len(mask) == len(self._sizes) else None
-            if by_dimension and np.size(mask) == sum(self._sizes):
-                parts = np.split(np.ravel(mask), np.cumsum(self._sizes)[:-1])
+        if self.sizes:
+            parts = mask if isinstance(mask, (tuple, list)) and len(mask) == len(self.sizes) else None
+            count = sum(self.sizes)
+            if parts is None and np.size(mask) == count and (by_dimension or count != self.n):
+                parts = np.split(np.ravel(mask), np.cumsum(self.sizes)[:-1])
             if parts is not None:
                 joint = np.ones((), bool)
-                for part, size in zip(parts, self._sizes, strict=True):
+                for part, size in zip(parts, self.sizes, strict=True):
                     joint = np.logical_and.outer(joint, _flags(part, size))
                 mask = joint
         return _flags(mask, self.n)

@@ -17,6 +17,7 @@ import gymnasium
 
 from upright.errors import EnvironmentFault
 
+MOST_HELD = 1_000  # values of a list or dict that are looked at: what is longer is data
 # What is in use, by its id, with the process that uses it: a worker that was forked inherits copies of its parent's.
 _in_use: dict[int, tuple[Any, int]] = {}
 
@@ -26,7 +27,7 @@ def claim(user: Any, env: gymnasium.Env[Any, Any], name: str) -> Callable[[], ob
 
     Raises EnvironmentFault where they are in use already.
     """
-    things = list(_stateful(env.unwrapped))
+    things = list(_stateful(env))
     if any(map(_is_in_use, things)):
         gc.collect()  # what used it may be garbage
     for thing in filter(_is_in_use, things):
@@ -61,10 +62,32 @@ def _is_in_use(thing: Any) -> bool:
 
 
 def _stateful(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
-    """An environment, and what it holds that has episodes of its own, as a simulator has: what resets or steps."""
-    yield env
-    for value in getattr(env, "__dict__", {}).values():
-        kind = type(value)
-        is_code = isinstance(value, (type, types.ModuleType, types.FunctionType, types.MethodType))
-        if not is_code and any(callable(getattr(kind, name, None)) for name in ("reset", "step")):
-            yield value.unwrapped if isinstance(value, gymnasium.Env) else value
+    """An environment, and what it or a wrapper holds that has episodes of its own, as a simulator has.
+
+    That is an object with a state and something to reset or to step, held directly or in a list or dict.
+    """
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):
+        yield from filter(_is_simulator, _held(layer))
+        layer = layer.env
+    yield layer
+    yield from filter(_is_simulator, _held(layer))
+
+
+def _held(holder: Any) -> Iterator[Any]:
+    """The values of an object's attributes and its own class's, with what lists and dicts among them hold."""
+    values = list(getattr(holder, "__dict__", {}).values())
+    for cls in type(holder).__mro__:
+        if not (cls.__module__ or "").startswith(("gymnasium.", "builtins", "typing")):
+            values += list(vars(cls).values())
+    for value in values:
+        yield value
+        if isinstance(value, (list, tuple, dict)) and len(value) <= MOST_HELD:
+            yield from value.values() if isinstance(value, dict) else value
+
+
+def _is_simulator(value: Any) -> bool:
+    if isinstance(value, (type, types.ModuleType, types.FunctionType, types.MethodType, gymnasium.Wrapper)):
+        return False
+    has_state = bool(getattr(value, "__dict__", None)) or bool(getattr(type(value), "__slots__", ()))
+    return has_state and any(callable(getattr(type(value), name, None)) for name in ("reset", "step"))

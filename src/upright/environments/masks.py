@@ -6,6 +6,7 @@ observation["action_mask"], next to the observation proper, as PettingZoo and RL
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -13,34 +14,54 @@ import numpy as np
 from gymnasium import spaces
 
 from upright.environments.actions import Actions
+from upright.errors import SpaceError
 
 MASK, METHOD = "action_mask", "action_masks"
-# Where other projects' environments have something of the kind that is not read.
+# Names under which other projects' environments have something of the kind that is not read: in info, as an entry of
+# the observation, or as an attribute.
 OTHERS = (
-    METHOD,
+    "action_masks",
     "avail_actions",
     "available_actions",
     "get_action_mask",
     "get_legal_actions",
     "get_valid_actions",
+    "invalid_action_mask",
     "invalid_actions",
     "legal_actions",
+    "legal_actions_mask",
     "legal_moves",
     "valid_action_mask",
     "valid_actions",
+    "valid_mask",
     "valid_moves",
 )
+IN_DATA = (*OTHERS, "legal", "mask")
 
 
 def observed_mask(space: spaces.Space[Any], actions: Actions, setting: str) -> str | None:
-    """The key of a Dict observation's entry that is an action mask, if masks may be read there."""
+    """The key of a Dict observation's entry that is an action mask, if masks may be read there.
+
+    Raises SpaceError for an entry of that name that does not fit the actions: they would be restricted without effect.
+    """
     if setting not in ("auto", "observation") or not isinstance(space, spaces.Dict) or len(space.spaces) < 2:
         return None
     entry = space.spaces.get(MASK)
-    if isinstance(entry, spaces.MultiDiscrete):
-        return MASK if np.ravel(entry.nvec).tolist() == [2] * actions.n else None
-    is_mask = isinstance(entry, (spaces.Box, spaces.MultiBinary)) and spaces.flatdim(entry) == actions.n
-    return MASK if is_mask else None
+    if entry is None:
+        return None
+    parts = list(entry.spaces) if isinstance(entry, spaces.Tuple) else [entry]
+    sizes = [math.prod(part.shape or ()) for part in parts]
+    is_binary = all(
+        isinstance(part, (spaces.Box, spaces.MultiBinary))
+        or (isinstance(part, spaces.MultiDiscrete) and bool((part.nvec == 2).all()))
+        for part in parts
+    )
+    if is_binary and (sizes == list(actions.sizes) or sizes in ([actions.n], [sum(actions.sizes)])):
+        return MASK
+    raise SpaceError(
+        f"observation['action_mask'] is {entry}, which is no mask of {actions.n} actions: give zeros and ones for "
+        "them, or choose action_masks='info' (--action-masks info) to have the network see it."
+    )
 
 
 class Masks:
@@ -56,6 +77,8 @@ class Masks:
             method = env.get_wrapper_attr(METHOD)
             self._method = method if callable(method) else None
         self._others = [f"The environment's {name}" for name in OTHERS if name != METHOD and env.has_wrapper_attr(name)]
+        if isinstance(env.observation_space, spaces.Dict):
+            self._others += [f"observation[{name!r}]" for name in env.observation_space.spaces if name in IN_DATA]
         self.place: str | None = None
 
     def choose(self, info: dict[str, Any]) -> str | None:
@@ -75,7 +98,7 @@ class Masks:
         if self._setting in ("method", "observation"):
             what = "method action_masks()" if self._setting == "method" else "entry 'action_mask' in its observation"
             raise ValueError(f"action_masks is {self._setting!r}, but the environment has no {what}")
-        names = [f"info[{name!r}]" for name in OTHERS if name in info] + self._others
+        names = [f"info[{name!r}]" for name in IN_DATA if name in info] + self._others
         if names and self._setting == "auto":
             return (
                 f"{names[0]} is not read: to restrict the actions, put zeros and ones for all {self._actions.n} into "
@@ -103,7 +126,7 @@ class Masks:
         else:
             name, given = "action_masks()", self._ask(ended)
         try:
-            mask = self._actions.mask(given, by_dimension=self.place == "method")
+            mask = self._actions.mask(given, by_dimension=self.place != "info")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name} {error}") from error
         if not mask.any():

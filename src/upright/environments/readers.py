@@ -121,13 +121,12 @@ def structure(space: spaces.Space[Any]) -> Any:
 
 
 def has_form_of_image(space: spaces.Space[Any]) -> bool:
-    """True if a Box has the shape of an image, whatever its numbers are."""
-    if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
+    """True if a Box has the shape of an image, or of a stack of images, whatever its numbers are."""
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3, 4):
         return False
-    sides = sorted(space.shape)[-2:]
-    return sides[0] >= SMALLEST_IMAGE and (
-        len(space.shape) == 2 or min(space.shape[0], space.shape[-1]) <= MOST_CHANNELS
-    )
+    shape = space.shape[-3:]  # of one frame, where it is a stack of them
+    channels = min(shape[0], shape[-1]) if len(shape) == 3 else 1
+    return sorted(shape)[-2] >= SMALLEST_IMAGE and channels <= MOST_CHANNELS
 
 
 def _array(value: Any, name: str) -> np.ndarray:

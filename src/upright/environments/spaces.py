@@ -39,8 +39,8 @@ class Observations:
     seen: the part of it that the network sees, without an entry for the mask
     shape, dtype: of one encoded observation; a vector `[D]` or an image `[C, H, W]`
     is_image: whether the convolutional torso reads it
-    scale `[D]`: factors that the learner applies to a vector of bytes; None where all are 1, and for images, which it
-    divides by 255
+    scale `[D]`: factors that the learner applies to a vector of bytes; None where all are 1, and for images
+    largest: what the learner divides an image by: 255, or with `scale_integers` the largest pixel of its space
     structure: the shapes of the parts of a Dict or Tuple, in the order of the vector; None for one without parts
 
     Vectors made of nothing but one-hots, bits and bytes are stored as uint8, all others as float32.
@@ -72,6 +72,7 @@ class Observations:
         layout = image_layout(seen)
         self.is_image = layout is not None
         self.scale: tuple[float, ...] | None = None
+        self.largest = 255.0
         self.structure = structure(seen) if isinstance(seen, (spaces.Dict, spaces.Tuple)) else None
         self._read = reader(seen, "the observation")
         self._scaling: Scaling | None = None
@@ -80,6 +81,9 @@ class Observations:
             self.shape: tuple[int, ...] = layout[0]
             self._arrange = layout[1]
             self.dtype: np.dtype[Any] = np.dtype(np.uint8)
+            assert isinstance(seen, spaces.Box)
+            if scale_integers and seen.high.max() > 0:
+                self.largest = float(seen.high.max())
             return
         size = spaces.flatdim(seen)
         if size == 0:
@@ -98,7 +102,10 @@ class Observations:
         )
         scaling = _scaling(seen, stretch and self.dtype == np.float32, scale_integers)
         if self.dtype == np.uint8:
-            self._may_overflow = any(isinstance(leaf, spaces.Box) and leaf.dtype.itemsize > 1 for leaf in leaves(seen))
+            boxes = [leaf for leaf in leaves(seen) if isinstance(leaf, spaces.Box)]
+            self._may_overflow = bool(scaling.offset.any()) or any(
+                box.dtype not in (np.uint8, np.bool_) for box in boxes
+            )
             if (scaling.factor != 1).any():
                 self.scale = tuple(scaling.factor.tolist())
             scaling = scaling._replace(factor=np.ones_like(scaling.factor))
@@ -160,6 +167,16 @@ class Observations:
         """The action mask within an observation `[A]`, or a batch `[B, A]`; None for a space without one."""
         return None if self.mask_key is None else _entry(observation, self.mask_key)
 
+    def encodes_as(self, other: Observations) -> bool:
+        """True if another encoding gives the same numbers for each observation."""
+        mine, others = ((one.scale, one.largest, one.dtype, one._keys) for one in (self, other))
+        same = self._scaling is other._scaling or (
+            self._scaling is not None
+            and other._scaling is not None
+            and all(map(np.array_equal, self._scaling, other._scaling))
+        )
+        return mine == others and same
+
     def notices(self) -> Iterator[str]:
         """What its user should know of how observations reach the network."""
         integers = [leaf for leaf in leaves(self.seen) if isinstance(leaf, spaces.Box) and leaf.dtype.kind in "iu"]
@@ -171,15 +188,20 @@ class Observations:
                 "(--no-scale-integers leaves them as they are)."
             )
         if self.is_image:
+            if self.largest != 255:
+                yield f"The image's pixels are divided by {self.largest:g}, the largest of their space, to 0 … 1."
             return
         size = f"a vector of {self.shape[0]:,} numbers"
-        if isinstance(self.seen, spaces.Dict):
-            for key, inner in self.seen.spaces.items():
-                if has_form_of_image(inner):
+        if isinstance(self.seen, (spaces.Dict, spaces.Tuple)):
+            keyed = self.seen.spaces.items() if isinstance(self.seen, spaces.Dict) else enumerate(self.seen.spaces)
+            for key, inner in keyed:
+                if any(map(has_form_of_image, leaves(inner))):
+                    alone = f"--observation-keys {key} (observation_keys=({key!r},) in Python) leaves the image alone, "
                     yield (
-                        f"observation[{key!r}] looks like an image, but within a Dict it becomes part of {size}: "
-                        f"--observation-keys {key} (observation_keys=({key!r},) in Python) leaves the image alone, "
-                        "which convolutions read if it is of uint8; or give a network of your own."
+                        f"observation[{key!r}] looks like an image, but within a {type(self.seen).__name__} it becomes "
+                        f"part of {size}: "
+                        + (alone if isinstance(key, str) else "return the image alone, ")
+                        + "which convolutions read if it is of uint8; or give a network of your own."
                     )
         elif has_form_of_image(self.seen):
             yield (

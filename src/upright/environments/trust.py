@@ -55,6 +55,15 @@ def allowed_source(
     return source
 
 
+def needs_trust(source: EnvironmentSource, config: Config) -> bool:
+    """True if the files of a run with this environment and these settings are used only by those who trust them."""
+    try:
+        allowed_source(None, source if isinstance(source, str) else "", config, trusted=False)
+    except EnvironmentFault:
+        return True
+    return False
+
+
 def check_settings_file(path: Path, config: Config, given: Collection[str]) -> None:
     """Raise SettingError where a file's settings would have a module imported, or hand the environment a path.
 

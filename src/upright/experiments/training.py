@@ -48,6 +48,11 @@ def experiment(
     Raises, before anything is trained or written, what a `Run` with these settings would raise.
     """
     config = Config() if config is None else config
+    for name, text in (("cluster", cluster), ("storage_url", storage_url)):
+        if not (text is None or isinstance(text, str)):
+            raise wrong(name, text, "an address, as text")
+    if not (jobs is None or type(jobs) is int):
+        raise wrong("jobs", jobs, "a whole number, 1 or more")
     tasks = plan(env, config, seeds, files.as_path(folder), preset, tensorboard, elsewhere=cluster is not None)
     return train_tasks(tasks, jobs, cluster, storage_url)
 
@@ -68,6 +73,10 @@ def plan(
     """
     if not isinstance(config, Config):
         raise wrong("config", config, "an upright.Config")
+    if not (preset is None or isinstance(preset, str)):
+        raise wrong("preset", preset, "a name, or None")
+    if not isinstance(tensorboard, bool):
+        raise wrong("tensorboard", tensorboard, "True or False")
     if not isinstance(seeds, Iterable):
         raise wrong("seeds", seeds, "a list of whole numbers, such as range(10)")
     name = portable_name(env)

@@ -10,7 +10,8 @@ from typing import Any
 class Problem:
     """The shape of an encoded observation, True if it is an image, and the number of actions.
 
-    scale `[D]`: factors for the entries of a vector of bytes; None where all are 1. An image is divided by 255.
+    scale `[D]`: factors for the entries of a vector of bytes; None where all are 1
+    largest: what the pixels of an image are divided by
     structure: the shapes of the parts of a Dict or Tuple, nested as they are, whose numbers follow each other in the
     vector; None for an observation without parts. A network of the user's own is given the parts.
     """
@@ -19,4 +20,5 @@ class Problem:
     is_image: bool
     num_actions: int
     scale: tuple[float, ...] | None = None
+    largest: float = 255.0
     structure: Any = field(default=None, compare=False)

@@ -15,7 +15,7 @@ import numpy as np
 from upright import files
 from upright.environments.sources import EnvironmentSource
 from upright.environments.trust import allowed_source, named_environment
-from upright.errors import EnvironmentFault, RunError, SettingError, UprightError
+from upright.errors import EnvironmentFault, RunError, SettingError, UprightError, wrong
 from upright.evaluation import check_seed
 from upright.replay import Ring
 from upright.runs.checkpoint import Checkpoint, Checkpoints
@@ -91,6 +91,10 @@ def find_run(
     config: Config | None = None,
 ) -> Found:
     """Lock a run's folder, and return what it resumes from; see `Run.open` for the arguments and the errors."""
+    if not (config is None or isinstance(config, Config)):
+        raise wrong("config", config, "an upright.Config")
+    if not isinstance(trust, bool):
+        raise wrong("trust", trust, "True or False")
     place = RunFolder(folder)
     if not folder.is_dir():
         raise RunError(f"{folder} is not the folder of a run; give one such as runs/CartPole-v1/default/seed-0.")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from upright import files
-from upright.agent import Agent, saved_parameters
+from upright.agent import Agent, load
 from upright.environments.sources import EnvironmentSource, describe
 from upright.environments.vectors import InProcess, Outcome, differs, make_vector, stack_retaken
 from upright.errors import Diverged, EnvironmentFault, EpisodesLost, SettingError, wrong
@@ -45,7 +45,7 @@ class Run:
     disk: where it is kept, if it has a folder
     Warnings and notices go to the logger "upright".
     interrupted: True while a step is taken, and after one that was broken off, so that `train` has to `restart`
-    stopping: True after `stop`, until the run is extended
+    stopping: True after `stop`, until the run is extended · is_closed: True after `close`
     best: the highest mean return of an evaluation so far
     Raises before anything is allocated or written when it could not work.
     """
@@ -67,7 +67,7 @@ class Run:
         folder = None if folder is None else files.as_path(folder)
         self.source, self.seed = source, int(seed)
         self.disk: RunDisk = NoDisk()
-        self.interrupted = self.stopping = False
+        self.interrupted = self.stopping = self.is_closed = False
         self.best = -math.inf
         self._first_episode = 0
         self.vector = make_vector(source, config, self.seed)
@@ -101,14 +101,24 @@ class Run:
 
     def _start_from(self, folder: str) -> None:
         """Begin with a saved policy's parameters, in the online network and in the target network."""
+        agent = self.agent
+        saved = load(folder, network=agent.learner.own_network())
+        refusal = (
+            f"start_from names the policy in {folder}, which does not fit here: {{}}; it needs the observations and "
+            "actions, and the settings of the network (net_arch, activation, dueling, noisy, loss, …), that it was "
+            "trained with."
+        )
+        if (problem := agent.reads_differently(saved)) is not None:
+            raise SettingError(refusal.format(problem))
         try:
-            self.agent.learner.load_parameters(saved_parameters(folder))
+            agent.learner.load_parameters(saved.learner.parameters())
         except ValueError as error:
-            raise SettingError(
-                f"start_from names the policy in {folder}, which does not fit here: {error}; it needs the observations "
-                "and actions, and the settings of the network (net_arch, dueling, noisy, loss, …), that it was "
-                "trained with."
-            ) from error
+            raise SettingError(refusal.format(error)) from error
+        if saved.observation_space != agent.observation_space:
+            logger.warning(
+                f"start_from: the policy was trained on observations of {saved.observation_space}, and here they are "
+                f"of {agent.observation_space}; its parameters are taken as they are."
+            )
 
     def _begin_episodes(self) -> None:
         """Forget what the steps so far left undone."""
@@ -382,6 +392,7 @@ class Run:
 
     def close(self) -> None:
         """Close the environments and the metrics file, and release the folder."""
+        self.is_closed = True
         self.vector.close()
         self.disk.close()
 

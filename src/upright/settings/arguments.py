@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from upright.errors import SettingError
+from upright.errors import SettingError, shown
 
 TUPLE, DICT, FLOAT = "$tuple", "$dict", "$float"
 
@@ -24,7 +24,11 @@ def checked(value: Any, name: str = "env_kwargs") -> Any:
     """
     if isinstance(value, np.bool_ | np.integer | np.floating):
         return value.item()
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if type(value) is str:
+        if not value.isascii() and value.encode(errors="replace").decode() != value:
+            raise SettingError(f"{name} is {value!r}, which holds half of a surrogate pair, and no file can hold that.")
         return value
     if type(value) in (list, tuple):
         return type(value)(checked(item, f"{name}[{i}]") for i, item in enumerate(value))
@@ -54,12 +58,15 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """Arguments from a file. Raises TypeError or ValueError for what `encoded` cannot have written."""
+    """Arguments from a file. Raises SettingError for what `encoded` cannot have written."""
     if isinstance(value, (list, tuple)):
         return type(value)(decoded(item) for item in value)
     if isinstance(value, Mapping):
         if len(value) == 1 and (kind := next(iter(value))) in _DECODERS:
-            return _DECODERS[kind](value[kind])
+            try:
+                return _DECODERS[kind](value[kind])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise SettingError(f"env_kwargs hold {shown(value)}, which is no {kind.strip('$')}.") from error
         return {key: decoded(item) for key, item in value.items()}
     return value
 

@@ -304,7 +304,7 @@ class TorchLearner:
     def _observations(self, obs: np.ndarray) -> Tensor:
         tensor = self._tensor(obs).to(self._dtype)
         if self.problem.is_image:
-            return tensor / 255
+            return tensor / self.problem.largest
         return tensor if self._scale is None else tensor * self._scale
 
     def _build(self, network: NetworkSource | None, seed: int) -> Any:
