@@ -66,7 +66,7 @@ def objection_to_made(made: Any, source: Any, name: str) -> str | None:
     if made is None:
         return f"{name} made None, not a gymnasium.Env: let it return the environment."
     if isinstance(made, type) or callable(made):
-        return f"{name} made {_kind(made)}, which is still to be called: let it return an environment, as lambda: MyEnv()."
+        return f"{name} made {_kind(made)}, which is still to be called: return an environment, as lambda: MyEnv()."
     kind = "a vector of environments" if isinstance(made, VectorEnv) else _kind(made)
     return f"{name} made {kind}, not a gymnasium.Env; return one environment, and let num_envs make the vector."
 
