@@ -279,7 +279,7 @@ def test_a_final_evaluation_that_is_stopped_keeps_the_episodes_that_have_ended(n
     run = "runs/faulty_environments_Waits/default/seed-0"
     assert (
         "Stopped in the final evaluation: 2.00 ± 0.82 over 3 greedy episodes, success rate 67% (the environment names "
-        f"no threshold); for all 5 episodes: upright resume {run}\n" in err
+        f"no threshold); for all 5 episodes: upright resume {run} --trust\n" in err
     )
     result = json.loads(out)
     assert (result["steps"], result["final_mean"], result["episodes"]) == (300, 2.0, 3)
