@@ -221,6 +221,9 @@ NOTES = [
     "**Seconds** are the processor seconds of the process while it trains, as the median over the seeds. They do not "
     "include the imports before training or the greedy episodes, but they include what a library loads or compiles "
     "while it trains. Wall-clock seconds are in the files.",
+    "The rows of upright's default were measured again when ε began to fall at `learning_starts`, with fewer seeds and "
+    "on a machine that other work kept busy: its seconds are about three times those of a quiet machine, on which all "
+    "other rows were measured.",
     "**Steps** are environment steps. Their number is that of the published settings; they differ, so read the curves "
     "too. upright's default is the same configuration everywhere, except for that number. So are its presets, which "
     "are sized for classic control and are tested only there. The libraries of the stable-baselines3 family learn in "
