@@ -180,7 +180,9 @@ class Agent:
             rows = [action_masks] if single else list(action_masks)
             if len(rows) != count:
                 raise ValueError(f"has {len(rows)} rows for {count} observations")
-            mask = np.stack([self.actions.mask(row) for row in rows]) if rows else np.empty((0, self.actions.n), bool)
+            by_dimension = self.observations.mask_key is not None  # as the environment's own masks are read
+            masks = [self.actions.mask(row, by_dimension) for row in rows]
+            mask = np.stack(masks) if masks else np.empty((0, self.actions.n), bool)
             if not mask.any(axis=1).all():
                 raise ValueError("forbids every action of an observation")
         except (ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 from upright import files
 from upright.agent import Agent
 from upright.environments.sources import EnvironmentSource
-from upright.errors import Diverged, RunError, SettingError
+from upright.errors import Diverged, RunError, SettingError, wrong
 from upright.evaluation import Evaluation, check_seed
 from upright.learners import NetworkSource
 from upright.loop import checked_steps, train
@@ -104,7 +104,7 @@ class DQN:
             raise SettingError(unknown_argument("learn", name, arguments, self.config.to_dict()))
         for name, value in (("progress_bar", progress_bar), ("plot", plot)):
             if not isinstance(value, bool):
-                raise SettingError(f"{name} is {value!r}, but it has to be True or False.")
+                raise wrong(name, value, "True or False")
         more = self._steps if total_timesteps is None else checked_steps(total_timesteps)
         # From where the last call was to end, if it came so far: several environments may have passed that by steps.
         self._end = end = (self._end if self.run.step >= self._end else self.run.step) + more

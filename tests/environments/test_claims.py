@@ -259,3 +259,19 @@ def test_a_first_environment_that_cannot_be_made_has_no_such_hint() -> None:
 
     with pytest.raises(EnvironmentFault, match="no licence$"):
         upright.DQN(broken)
+
+
+def test_a_refusal_leaves_what_is_in_use_open() -> None:
+    class Closes(Five):
+        closed = 0
+
+        def close(self) -> None:
+            Closes.closed += 1
+
+    one = Closes()
+    agent = upright.DQN(lambda: one, **SHORT).learn(60)
+    with pytest.raises(EnvironmentFault, match="uses the same environment"):
+        agent.evaluate(2)
+    assert Closes.closed == 0 and agent.learn(60).run.step == 120
+    agent.close()
+    assert Closes.closed == 1

@@ -248,3 +248,19 @@ def test_an_observation_without_its_mask_asks_for_one() -> None:
     with pytest.raises(Misfit, match="no key 'action_mask': give the whole observation, or action_masks=…"):
         agent.predict({"observation": np.zeros(3, np.float32)})
     assert agent.predict({"observation": np.zeros(3, np.float32)}, action_masks=[0, 0, 0, 1])[0] == 3
+
+
+def test_predict_reads_a_mask_in_an_observation_as_training_does() -> None:
+    """For 2 × 2 actions, four entries are a mask for each dimension: only the first value of the second is allowed."""
+
+    class Both(Plain):
+        observation_space = spaces.Dict(observation=spaces.Box(-1, 1, (3,)), action_mask=spaces.MultiBinary(4))
+        action_space = spaces.MultiDiscrete([2, 2])
+
+        def look(self) -> Any:
+            return {"observation": np.zeros(3, np.float32), "action_mask": np.array([1, 1, 1, 0], np.int8)}
+
+    agent = upright.DQN(Both, exploration_final_eps=1.0, **SHORT)
+    assert agent.run.mask is not None and agent.run.mask.tolist() == [[True, False, True, False]]
+    taken = {tuple(agent.predict(Both().look(), deterministic=False)[0].tolist()) for _ in range(50)}
+    assert taken == {(0, 0), (1, 0)}

@@ -283,6 +283,8 @@ def make_environment(
     env = make(source, config, render_mode, notify)
     try:
         return Environment(env, describe(source), run_seed, index, config, first_episode, notify)
+    except EnvironmentFault:  # what another place uses is not to be closed here
+        raise
     except BaseException as error:
         env.close()
         if isinstance(error, SpaceError):

@@ -10,7 +10,7 @@ from typing import Any
 import upright
 from upright import files
 from upright.environments.sources import EnvironmentSource, describe, portable_name
-from upright.errors import SettingError, UprightError
+from upright.errors import UprightError
 from upright.files import is_number
 from upright.settings.config import Config
 
@@ -18,18 +18,14 @@ RUN_SCHEMA = 1
 
 
 def describe_run(source: EnvironmentSource, config: Config) -> dict[str, Any]:
-    """Return the environment and every setting as JSON values. Raises SettingError for what JSON cannot hold."""
-    description = {
+    """Return the environment and every setting as JSON values."""
+    return {
         "schema": RUN_SCHEMA,
         "upright": upright.__version__,
         "env": portable_name(source),
         "name": describe(source),
         "config": config.to_dict(),
     }
-    try:
-        return dict(json.loads(json.dumps(description, allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"A setting cannot be written to config.json: {error}.") from error
 
 
 def write_description(path: Path, source: EnvironmentSource, config: Config) -> None:

@@ -23,6 +23,8 @@ class DiscountedReturns:
 
     def add(self, outcome: Outcome) -> None:
         """Take one step of every environment."""
+        if self._support is None:
+            return
         for i, reward in enumerate(outcome.reward):
             if self._support is not None and outcome.valid[i]:
                 self._rewards[i].append(reward)
